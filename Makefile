@@ -1,0 +1,71 @@
+# Each target installs what it needs. `make` alone lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= 1
+ARGS   ?=
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+ifeq ($(TORCH),0)
+TEST_EXTRAS := test,demo,report,recordings
+else
+TEST_EXTRAS := test,demo,report,recordings,torch
+endif
+
+.PHONY: help demo test lint format clean mosquitto
+
+help:
+	@echo "make demo      a simulated headset, the classifier, a broker and a subscriber (ARGS='--seconds 60')"
+	@echo "make test      the whole test suite (TORCH=0: without torch)"
+	@echo "make lint      ruff and mypy"
+	@echo "make format    ruff format"
+	@echo "make clean     remove the virtual environment and caches"
+
+demo: $(VENV)/.demo
+	$(BIN)/stream-classifier demo $(ARGS)
+
+test: $(VENV)/.test-$(TORCH) mosquitto
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Debian keeps venv in a package of its own.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	    apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } || \
+	  { echo "python's venv module is missing. Try: sudo apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test-$(TORCH): pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[$(TEST_EXTRAS)]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev,$(TEST_EXTRAS)]'
+	@touch $@
+
+# The tests talk to a real mosquitto where there is one, and are skipped with a reason elsewhere.
+mosquitto:
+	@command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends mosquitto mosquitto-clients >/dev/null; \
+	else \
+	  echo "mosquitto (an MQTT broker) is not installed, so the tests that need it will be skipped."; \
+	  echo "To run them: sudo apt-get install mosquitto   (macOS: brew install mosquitto)"; \
+	fi

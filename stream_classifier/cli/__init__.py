@@ -1,0 +1,93 @@
+"""The commands. The only place that prints results or decides an exit code.
+
+Exit codes: 0 done, 1 another failure, 2 usage, 3 configuration or data set, 4 no
+source within ``--wait`` or an ambiguous one, 5 broker refused the credentials, 6 model,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from stream_classifier import __version__
+from stream_classifier.cli import (
+    config,
+    dataset,
+    demo,
+    doctor,
+    evaluate,
+    model,
+    run,
+    simulate,
+    streams,
+    subscribe,
+    test_alarm,
+    train,
+)
+from stream_classifier.errors import StreamClassifierError
+
+app = typer.Typer(
+    name="stream-classifier",
+    help="Streaming real-time EEG seizure classifier. For research; not a medical device.",
+    epilog="Exit codes: 0 done, 2 usage, 3 configuration or data, 4 no or ambiguous source, "
+    "5 broker refused the credentials, 6 model, 130 interrupted, 1 anything else.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and all chatter.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    ctx.obj = {"debug": debug}
+
+
+for command in (
+    demo.demo,
+    run.run,
+    simulate.simulate,
+    streams.streams,
+    subscribe.subscribe,
+    test_alarm.test_alarm,
+    train.train,
+    evaluate.evaluate,
+    doctor.doctor,
+):
+    app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(dataset.app, name="dataset", help="The Epileptic Seizure Recognition data set.")
+app.add_typer(model.app, name="model", help="Model bundles.")
+app.add_typer(config.app, name="config", help="Settings.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(arguments, prog_name="stream-classifier")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except StreamClassifierError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"stream-classifier: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0

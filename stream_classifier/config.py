@@ -1,0 +1,393 @@
+"""Every setting, typed, with its unit. TOML file < environment < command-line flags.
+
+The file is the first that exists of: ``--config``, ``STREAM_CLASSIFIER_CONFIG``,
+``./stream-classifier.toml``, and ``stream-classifier.toml`` in the user's configuration
+folder. The environment uses two underscores between section and key:
+``STREAM_CLASSIFIER_MQTT__BROKER``. Settings are resolved once at the edge; each stage
+receives its own section and nobody reads the environment later. Secrets come from the
+environment or a file only, and are never shown.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from stream_classifier.errors import ConfigError
+
+ENV_PREFIX = "STREAM_CLASSIFIER_"
+CONFIG_FILE = "stream-classifier.toml"
+_NOT_SETTINGS = {"STREAM_CLASSIFIER_CONFIG"}
+_SECRETS = {("mqtt", "password")}
+
+
+def parse_wait_s(value: object) -> object:
+    """Read a waiting time: seconds, or the word ``forever``."""
+    return math.inf if isinstance(value, str) and value.strip().lower() == "forever" else value
+
+
+def _split_labels(value: object) -> object:
+    """Allow ``C3,C4`` where a list of labels is meant (flags and environment)."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Labels = Annotated[tuple[str, ...] | None, BeforeValidator(_split_labels)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Probability = Annotated[float, Field(gt=0, lt=1)]
+_Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class SourceSettings(Section):
+    """Which LSL stream to attach to; what is not given is not compared."""
+
+    name: str | None = Field(None, description="LSL stream name")
+    type: str | None = Field("EEG", description="LSL stream type")
+    source_id: str | None = Field(None, description="LSL source_id, the surest choice")
+    channels: Labels = Field(None, description="labels of the channels to use; unset: all EEG")
+    unit: str | None = Field(None, description="unit of the samples where the stream does not say")
+    wait_s: Annotated[float, BeforeValidator(parse_wait_s), Field(ge=0)] = Field(
+        10.0, description='seconds to wait for the stream at the start, or "forever"'
+    )
+
+
+class ModelSettings(Section):
+    """Which model, and what runs it."""
+
+    bundle: str = Field("bonn", description="name of a shipped bundle, or a bundle's folder")
+    engine: Literal["auto", "reference", "torch"] = Field("auto", description="what runs the LSTM")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the torch engine runs")
+    hop_samples: Annotated[int, Field(ge=1, le=120)] | None = Field(
+        None, description="samples from one window to the next; unset: the bundle's"
+    )
+
+
+class AlarmSettings(Section):
+    """When a seizure alert is raised and ended; what is unset comes from the bundle."""
+
+    raise_threshold: _Probability | None = Field(None, description="p(seizure) that raises")
+    clear_threshold: _Probability | None = Field(None, description="p(seizure) below which it ends")
+    smoothing_s: _Seconds | None = Field(None, description="seconds of windows averaged")
+    persistence_s: _Seconds | None = Field(None, description="seconds above the raise threshold")
+    refractory_s: _Seconds | None = Field(
+        None, description="seconds below the clear threshold before an alert is ended"
+    )
+    channel_share: _Share = Field(
+        0.25, description="share of the stream's channels that must agree (at least one channel)"
+    )
+
+
+class MqttSettings(Section):
+    """Where results go."""
+
+    broker: str = Field(
+        "mqtt://127.0.0.1:1883", description='mqtt://host:port, mqtts://host:port or "embedded"'
+    )
+    username: str | None = Field(None, description="user name at the broker")
+    password: SecretStr | None = Field(None, description="environment only; or use password_file")
+    password_file: Path | None = Field(None, description="file that holds the password")
+    ca_file: Path | None = Field(None, description="certificate authority for mqtts")
+    cert_file: Path | None = Field(None, description="client certificate for mqtts")
+    key_file: Path | None = Field(None, description="key of the client certificate")
+    base_topic: str = Field("stream_classifier", pattern=r"^[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)*$")
+    client_id: str | None = Field(None, description="unset: made from the stream's name")
+    keepalive_s: Annotated[int, Field(ge=2, le=3600)] = Field(5, description="seconds")
+    stream: str | None = Field(None, description="name to publish under; unset: the LSL name")
+
+
+class OutboxSettings(Section):
+    """The file that keeps alerts until the broker has them."""
+
+    path: Path | None = Field(
+        None, description="unset: one file a stream in the user's state folder"
+    )
+    max_age_h: Annotated[float, Field(gt=0)] = Field(72.0, description="hours an event is kept")
+    max_rows: Annotated[int, Field(ge=100)] = Field(100_000, description="events kept at most")
+
+
+class DatasetSettings(Section):
+    """Where ``dataset fetch`` looks."""
+
+    url: str | None = Field(None, description="address of the data set's CSV; unset: the built-in")
+
+
+class Settings(BaseSettings):
+    """All settings of one run."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    data: Path | None = Field(None, description="folder of the data set, for replays and training")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of stderr")
+    source: SourceSettings = SourceSettings()
+    model: ModelSettings = ModelSettings()
+    alarm: AlarmSettings = AlarmSettings()
+    mqtt: MqttSettings = MqttSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    dataset: DatasetSettings = DatasetSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment; the file is merged below both by ``load``."""
+        return (init_settings, env_settings)
+
+
+def find_config(path: Path | None = None) -> Path | None:
+    """Say which configuration file is read, or None.
+
+    Raises:
+        ConfigError: If a file was named that does not exist.
+    """
+    named = path or (Path(v) if (v := os.environ.get("STREAM_CLASSIFIER_CONFIG")) else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(
+                f"configuration file {named} does not exist. "
+                f"Try: stream-classifier config init {named}"
+            )
+        return named
+    places = (Path(CONFIG_FILE), platformdirs.user_config_path("stream_classifier") / CONFIG_FILE)
+    return next((place for place in places if place.is_file()), None)
+
+
+def load(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Resolve all settings once.
+
+    Args:
+        path: Configuration file; None looks in the usual places.
+        flags: Nested by section, e.g. ``{"mqtt": {"broker": "embedded"}}``; None values
+            mean that a flag was not given.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value has the wrong type or range; names the
+            key, where it stands, and the nearest valid key.
+    """
+    file = find_config(path)
+    in_file = _read_toml(file) if file else {}
+    _refuse_unknown(in_file, where=lambda key: _line_of(file, key) if file else "")
+    _refuse_unknown_environment()
+    if "password" in in_file.get("mqtt", {}):
+        raise ConfigError(
+            f"{_line_of(file, ('mqtt', 'password'))}: a password is not read from the "
+            f"configuration file. Try: mqtt.password_file, or {ENV_PREFIX}MQTT__PASSWORD"
+        )
+    given = _without_none(flags or {})
+    _refuse_unknown(given, where=lambda _key: "flag")
+    try:
+        from_environment = _environment()
+        return Settings(**_merge(_merge(in_file, from_environment), given))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, file, in_file, given)) from error
+
+
+def template() -> str:
+    """Return a configuration file with every setting, its meaning and its default."""
+    lines = [
+        "# stream_classifier: every setting with its default. Uncomment what you change.",
+        "# The environment overrides this file (STREAM_CLASSIFIER_MQTT__BROKER=...), flags both.",
+        "",
+    ]
+    for section, key, value, description in _fields(Settings()):
+        if isinstance(section, str) and key is None:
+            lines += ["", f"[{section}]"]
+        elif (section, key) in _SECRETS:
+            lines.append(f"# {key}: from {ENV_PREFIX}MQTT__PASSWORD or password_file only")
+        else:
+            lines.append(
+                f"# {key} = {_toml(value)}" + (f"  # {description}" if description else "")
+            )
+    return "\n".join(lines) + "\n"
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain data, with every secret masked."""
+    data = settings.model_dump(mode="json")
+    if math.isinf(settings.source.wait_s):
+        data["source"]["wait_s"] = "forever"
+    for section, key in _SECRETS:
+        if data[section][key] is not None:
+            data[section][key] = "(set, not shown)"
+    return data
+
+
+def _environment() -> dict[str, Any]:
+    class EnvironmentOnly(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],  # noqa: ARG003
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (env_settings,)
+
+    return EnvironmentOnly().model_dump(exclude_unset=True)
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {
+        key: _without_none(value) if isinstance(value, Mapping) else value
+        for key, value in flags.items()
+        if value is not None
+    }
+    return {key: value for key, value in kept.items() if value != {}}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error}") from error
+
+
+def _sections() -> dict[str, type[Section]]:
+    return {
+        name: field.annotation
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+def _valid_keys() -> list[tuple[str, ...]]:
+    sections = _sections()
+    keys: list[tuple[str, ...]] = [(name,) for name in Settings.model_fields]
+    keys += [(section, key) for section, model in sections.items() for key in model.model_fields]
+    return keys
+
+
+def _refuse_unknown(data: Mapping[str, Any], *, where: Any) -> None:
+    sections = _sections()
+    valid = set(_valid_keys())
+    for key, value in data.items():
+        paths: list[tuple[str, ...]] = [(key,)]
+        if key in sections:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where((key,))}: {key!r} is a section: write [{key}]")
+            paths += [(key, inner) for inner in value]
+        for path in paths:
+            if path not in valid:
+                raise ConfigError(f"{where(path)}: unknown setting {_nearest(path)}")
+
+
+def _nearest(path: tuple[str, ...]) -> str:
+    wanted = ".".join(path)
+    names = {".".join(key): key for key in _valid_keys()}
+    # A right key in the wrong section is the commonest slip: the last part decides, too.
+    tails = {key[-1]: name for name, key in names.items()}
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+    if not near and (tail := difflib.get_close_matches(path[-1], tails, n=1, cutoff=0.6)):
+        near = [tails[tail[0]]]
+    hint = f"; did you mean {near[0]!r}?" if near else ". Try: stream-classifier config show"
+    return f"{wanted!r}{hint}"
+
+
+def _refuse_unknown_environment() -> None:
+    valid = {ENV_PREFIX + "__".join(key).upper() for key in _valid_keys()} | _NOT_SETTINGS
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in valid:
+            near = difflib.get_close_matches(name.upper(), sorted(valid), n=1, cutoff=0.6)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"environment: unknown setting {name}{hint}")
+
+
+def _line_of(file: Path | None, path: tuple[str, ...]) -> str:
+    """Find where a key stands, for the error message (TOML parsers keep no lines)."""
+    if file is None:
+        return "configuration"
+    section = ""
+    wanted_section = path[0] if len(path) > 1 else ""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        text = line.strip()
+        if text.startswith("["):
+            section = text.strip("[] \t")
+            if (section,) == path:
+                return f"{file}:{number}"
+        name = text.split("=", 1)[0].strip().strip("\"'")
+        if "=" in text and (section == wanted_section) and name == path[-1]:
+            return f"{file}:{number}"
+        if "=" in text and name == ".".join(path):
+            return f"{file}:{number}"
+    return str(file)
+
+
+def _explain(
+    error: ValidationError, file: Path | None, in_file: Mapping[str, Any], flags: Mapping[str, Any]
+) -> str:
+    lines = []
+    for detail in error.errors(include_url=False, include_context=False):
+        names = tuple(str(part) for part in detail["loc"] if isinstance(part, str))
+        path = next((names[:n] for n in (2, 1) if names[:n] in _valid_keys()), names[:1])
+        if _holds(flags, path):
+            where = "flag"
+        elif (name := ENV_PREFIX + "__".join(path).upper()) in os.environ:
+            where = f"environment {name}"
+        elif _holds(in_file, path):
+            where = _line_of(file, path)
+        else:
+            where = "configuration"
+        lines.append(f"{where}: {'.'.join(path)}: {detail['msg']}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _holds(data: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    value: Any = data
+    for part in path:
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _fields(settings: Settings) -> Iterator[tuple[str | None, str | None, Any, str | None]]:
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if not isinstance(value, Section):
+            yield None, name, value, field.description
+    for name in _sections():
+        section = getattr(settings, name)
+        yield name, None, None, None
+        for key, field in type(section).model_fields.items():
+            yield name, key, getattr(section, key), field.description
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(str(value) if isinstance(value, Path) else value)

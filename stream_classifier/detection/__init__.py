@@ -1,0 +1,1 @@
+"""One stream, from samples to predictions and alert events: pure and synchronous."""

@@ -1,0 +1,211 @@
+"""Everything that can go wrong on purpose, in one tree, grouped by who must act.
+
+* StreamClassifierError              exit code 1
+  * MissingExtraError                1  the user installs an extra
+  * ConfigError                      3  the user mends a setting
+  * DatasetError                     3  the user provides or repairs the data
+    * DatasetNotFoundError
+    * DatasetInvalidError
+    * DownloadError
+  * SignalError                      1  the samples are not what was promised
+    * ShapeError
+    * SamplesExpiredError
+  * SourceError                      4  the amplifier, or the network to it
+    * StreamNotFoundError
+    * AmbiguousStreamError
+    * StreamDescriptionError
+    * StreamLostError
+    * StreamChangedError
+  * SinkError                        1  the broker, or the network to it
+    * BrokerUnavailableError
+    * BrokerRefusedError             5  wrong credentials
+    * OutboxError
+  * BundleError                      6  the model
+    * BundleInvalidError
+    * UnseenDataError                6  asked to score what the model was trained on
+  * EngineError                      6
+
+Constructors take facts and compose the message: what was expected, what was
+found, what to try. Only ``cli`` turns them into a line and an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class StreamClassifierError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class MissingExtraError(StreamClassifierError):
+    """A feature needs an optional dependency that is not installed."""
+
+    def __init__(self, *, feature: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{feature} needs the module {module!r}, which is not installed. "
+            f"Try: pip install 'stream_classifier[{extra}]'"
+        )
+        self.extra = extra
+        self.module = module
+
+
+class ConfigError(StreamClassifierError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    exit_code = 3
+
+
+class DatasetError(StreamClassifierError):
+    """The data set is absent or not what it should be."""
+
+    exit_code = 3
+
+
+class DatasetNotFoundError(DatasetError):
+    """No copy of the data set was found in any of the places looked at."""
+
+    def __init__(self, *, what: str, looked_at: Sequence[str]) -> None:
+        places = "; ".join(looked_at)
+        super().__init__(
+            f"{what} was not found. Looked at: {places}. "
+            "Try: stream-classifier dataset fetch, or set --data or STREAM_CLASSIFIER_DATA"
+        )
+        self.looked_at = tuple(looked_at)
+
+
+class DatasetInvalidError(DatasetError):
+    """A data set file is there but has the wrong shape, labels or digest."""
+
+    def __init__(self, *, path: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{path}: expected {expected}, found {found}. "
+            "Try: stream-classifier dataset fetch --force"
+        )
+
+
+class DownloadError(DatasetError):
+    """A download could not be finished; what arrived is kept for the next try."""
+
+
+class SignalError(StreamClassifierError):
+    """The samples are not what the pipeline was configured for."""
+
+
+class ShapeError(SignalError, ValueError):
+    """An array has the wrong number of axes or channels."""
+
+    def __init__(self, *, expected: str, actual: tuple[int, ...]) -> None:
+        super().__init__(f"expected samples of shape {expected}, got {actual}")
+        self.expected = expected
+        self.actual = actual
+
+
+class SamplesExpiredError(SignalError, LookupError):
+    """The samples asked for were overwritten, or have not arrived."""
+
+    def __init__(self, *, asked: range, held: range) -> None:
+        super().__init__(
+            f"asked for samples {asked.start}..{asked.stop}, "
+            f"but the buffer holds {held.start}..{held.stop}"
+        )
+        self.asked = asked
+        self.held = held
+
+
+class SourceError(StreamClassifierError):
+    """The source of samples failed."""
+
+    exit_code = 4
+
+
+class StreamNotFoundError(SourceError):
+    """No stream that matches appeared in time."""
+
+    def __init__(self, *, wanted: str, waited_s: float, seen: Sequence[str]) -> None:
+        there = "; ".join(seen) if seen else "no LSL stream at all"
+        super().__init__(
+            f"no LSL stream with {wanted} appeared within {waited_s:g} s. Seen: {there}. "
+            "Try: stream-classifier streams; or --wait forever; or stream-classifier doctor"
+        )
+        self.wanted = wanted
+        self.waited_s = waited_s
+
+
+class AmbiguousStreamError(SourceError):
+    """More than one stream matches; guessing would mix up two people."""
+
+    def __init__(self, *, wanted: str, candidates: Sequence[str]) -> None:
+        listed = "".join(f"\n  {candidate}" for candidate in candidates)
+        super().__init__(
+            f"{len(candidates)} LSL streams match {wanted}:{listed}\n"
+            "Try: --source-id with one of them"
+        )
+        self.candidates = tuple(candidates)
+
+
+class StreamDescriptionError(SourceError):
+    """The stream does not say what is needed to read it safely (unit, labels, rate)."""
+
+
+class StreamLostError(SourceError):
+    """The stream vanished while it was being read."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"LSL stream {name!r} was lost")
+        self.name = name
+
+
+class StreamChangedError(SourceError):
+    """The stream came back with other channels, rate or units."""
+
+    def __init__(self, name: str, *, before: str, now: str) -> None:
+        super().__init__(
+            f"LSL stream {name!r} came back different: it was {before}, it is {now}. "
+            "Try: restart the classifier if that is intended"
+        )
+
+
+class SinkError(StreamClassifierError):
+    """Results could not be handed on."""
+
+
+class BrokerUnavailableError(SinkError):
+    """The MQTT broker does not answer."""
+
+
+class BrokerRefusedError(SinkError):
+    """The MQTT broker answered and refused the credentials."""
+
+    exit_code = 5
+
+
+class OutboxError(SinkError):
+    """The durable outbox cannot be opened or written."""
+
+
+class BundleError(StreamClassifierError):
+    """The model cannot be used."""
+
+    exit_code = 6
+
+
+class BundleInvalidError(BundleError):
+    """A bundle is absent, damaged, or its parts do not belong together."""
+
+    def __init__(self, *, path: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"model bundle {path}: expected {expected}, found {found}. "
+            "Try: stream-classifier model verify, or install the package again"
+        )
+
+
+class UnseenDataError(BundleError):
+    """Scoring was asked for on data that the bundle was trained on."""
+
+
+class EngineError(BundleError):
+    """No engine can run this bundle as asked (engine name, device, hop)."""

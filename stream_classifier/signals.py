@@ -1,0 +1,207 @@
+"""What flows through the pipeline, and who may produce, classify and receive it.
+
+Axes are always ``(n_samples, n_channels)``, batches ``(n_windows, n_samples, n_channels)``;
+float32; microvolts before the scaler and z-scores after it.
+
+Time. A source counts its samples on the grid of its nominal rate: sample *i*
+keeps the absolute index *i* for life, and missing samples leave a hole in the
+indices, never an invented value. ``origin_s + index / rate_hz`` is the time of a
+sample on the source's clock (for LSL: ``local_clock()`` of this machine). Wall
+clock time is a label put on at the very end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+CLASS_NAMES = ("seizure", "tumour", "normal")
+"""The mission's classes, in the order of every probability axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """What a stream says of itself, once attached.
+
+    Attributes:
+        name: As announced; may hold any character, so never part of a topic as is.
+        source_id: Stable identity of the device, or "" if it gave none.
+        rate_hz: Nominal sampling rate, above 0.
+        labels: One label a channel, in the order of the samples' columns.
+        kind: What the source is: ``lsl`` or ``recording``.
+        simulated: Whether the device says that it plays or invents its samples.
+    """
+
+    name: str
+    source_id: str
+    rate_hz: float
+    labels: tuple[str, ...]
+    kind: str = "lsl"
+    simulated: bool = False
+
+    @property
+    def n_channels(self) -> int:
+        """Values in each sample."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive samples, as they arrived.
+
+    Attributes:
+        samples: Shape ``(n_samples, n_channels)``, µV, float32, oldest first.
+        first_index: Absolute index of the first sample on the nominal grid. Where it
+            exceeds the end of the previous chunk, samples are missing (a gap).
+        origin_s: Time of index 0 on the source's clock: sample *i* was taken at
+            ``origin_s + i / rate_hz``. Moves slowly where the true rate differs.
+        received_s: When the chunk was in hand, on the same clock; for latency only.
+    """
+
+    samples: NDArray[np.float32]
+    first_index: int
+    origin_s: float = 0.0
+    received_s: float = 0.0
+
+    @property
+    def indices(self) -> range:
+        """Absolute indices of the samples."""
+        return range(self.first_index, self.first_index + len(self.samples))
+
+
+class State(StrEnum):
+    """What the detector makes of the signal; never says anything of the signal's health."""
+
+    OK = "ok"
+    WATCH = "watch"
+    ALERT = "alert"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """What one window says, and what the stream says with it.
+
+    Attributes:
+        end_index: Absolute index, at the bundle's rate, of the window's last sample.
+        at_s: Time of that sample on the source's clock.
+        probabilities: Shape ``(n_channels, n_classes)``; NaN where no decision was made.
+        smoothed: Shape ``(n_channels,)``, smoothed p(seizure); NaN while unknown.
+        reasons: One word a channel: why this window could not be classified, "" if it was.
+        p: The stream's p(seizure) in 0..1, or None while nothing can be said.
+        state: ``ok``, ``watch`` or ``alert``; None while nothing can be said.
+    """
+
+    end_index: int
+    at_s: float
+    probabilities: NDArray[np.float32]
+    smoothed: NDArray[np.float32]
+    reasons: tuple[str, ...]
+    p: float | None
+    state: State | None
+
+
+class EventType(StrEnum):
+    """A step in the life of one alert."""
+
+    RAISED = "raised"
+    UPDATED = "updated"
+    ENDED = "ended"
+    ACKNOWLEDGED = "acknowledged"
+    RETRACTED = "retracted"
+
+
+@dataclass(frozen=True, slots=True)
+class AlertEvent:
+    """One step in the life of one alert; all steps carry the same ``alert_id``.
+
+    Times are seconds on the source's clock, of the last sample of a window.
+
+    Attributes:
+        type: Which step.
+        alert_id: One id from onset to end; the same for the same samples, always.
+        seq: 0 for ``raised``, then counting up within this alert.
+        at_s: When this step happened.
+        onset_s: First window of the rise that became this alert.
+        raised_s: When thresholds and persistence were met.
+        off_s: Since when p has been below the clear threshold, or None while it is on.
+        p: Smoothed p(seizure) at this step.
+        p_max: Highest so far.
+        channels: Labels of the channels that were above the raise threshold.
+    """
+
+    type: EventType
+    alert_id: str
+    seq: int
+    at_s: float
+    onset_s: float
+    raised_s: float
+    off_s: float | None
+    p: float
+    p_max: float
+    channels: tuple[str, ...]
+
+    @property
+    def on(self) -> bool:
+        """Whether the seizure is held to be going on after this step."""
+        return self.off_s is None
+
+
+class Source(Protocol):
+    """A stream of EEG, read by one thread that owns it.
+
+    ``open`` once, then iterate. Iteration yields a ``Chunk``, or None at least every
+    50 ms when nothing arrived, so that the owner can notice a request to stop.
+    A source that loses its device keeps looking for it and goes on with a gap; it ends
+    only when the material ends (a recording), and raises only for what a person must mend.
+    """
+
+    def open(self) -> StreamSpec:
+        """Attach, and say what is there."""
+        ...
+
+    def __iter__(self) -> Iterator[Chunk | None]:
+        """Yield what arrives."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device. May be called twice."""
+        ...
+
+
+class Engine(Protocol):
+    """The LSTM over sliding windows, for any number of streams.
+
+    Results do not depend on how samples are cut, nor on which other streams share
+    the engine. Not thread-safe: one thread feeds one engine.
+    """
+
+    hop_samples: int
+
+    def open(self, n_channels: int) -> int:
+        """Add a stream; its first window ends at its 120th sample. Returns its handle."""
+        ...
+
+    def reset(self, stream: int) -> None:
+        """Forget the stream's past (after a gap); the next sample starts a new run."""
+        ...
+
+    def close(self, stream: int) -> None:
+        """Remove a stream."""
+        ...
+
+    def feed(self, samples: dict[int, NDArray[np.float32]]) -> dict[int, NDArray[np.float32]]:
+        """Add samples to streams and return the windows they finish.
+
+        Args:
+            samples: By handle, shape ``(n_samples, n_channels)``, z-scores. May be empty.
+
+        Returns:
+            By handle, shape ``(n_windows, n_channels, n_classes)``, softmax probabilities,
+            oldest window first.
+        """
+        ...

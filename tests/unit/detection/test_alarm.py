@@ -1,0 +1,123 @@
+"""The life of an alert: one id from onset to end."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_classifier.detection.alarm import Alarm, AlarmRule
+from stream_classifier.signals import EventType, State
+
+RULE = AlarmRule(raise_threshold=0.8, clear_threshold=0.5, persistence_s=0.3, refractory_s=2.0)
+HOP_S = 0.1
+RAISED, UPDATED, ENDED = EventType.RAISED, EventType.UPDATED, EventType.ENDED
+
+
+def alarm(rule=RULE, identity="bed3"):
+    return Alarm(rule=rule, hop_s=HOP_S, identity=identity, rate_hz=178.0)
+
+
+def play(a, values, *, start_s=0.0):
+    events = []
+    for i, p in enumerate(values):
+        events += a.add(start_s + i * HOP_S, p, ("C3",))
+    return events
+
+
+def test_an_alert_needs_persistence_above_the_raise_threshold():
+    assert play(alarm(), [0.9, 0.9, 0.9, 0.1] * 5) == []
+    (event,) = play(alarm(), [0.1, 0.6, 0.9, 0.9, 0.9, 0.9])
+    assert event.type is RAISED
+    assert event.onset_s == pytest.approx(0.1)  # first at or above the clear threshold
+    assert event.raised_s == pytest.approx(0.5)
+    assert event.on
+    assert event.channels == ("C3",)
+
+
+def test_without_persistence_one_window_is_enough():
+    rule = AlarmRule(raise_threshold=0.8, clear_threshold=0.5, persistence_s=0, refractory_s=0)
+    a = alarm(rule)
+    assert [e.type for e in play(a, [0.9, 0.1])] == [RAISED, ENDED]
+
+
+def test_it_ends_only_after_the_refractory_time_below_clear():
+    events = play(alarm(), [0.9] * 4 + [0.1] * 21)
+    assert [e.type for e in events] == [RAISED, UPDATED, ENDED]
+    assert [e.on for e in events] == [True, False, False]
+    assert events[1].off_s == events[2].off_s == pytest.approx(0.4)
+    assert events[2].at_s == pytest.approx(2.4)
+
+
+def test_a_rise_within_the_refractory_time_is_the_same_alert():
+    events = play(alarm(), [0.9] * 4 + [0.1] * 15 + [0.9] * 6 + [0.1] * 25)
+    assert [e.type for e in events] == [RAISED, UPDATED, UPDATED, UPDATED, ENDED]
+    assert len({e.alert_id for e in events}) == 1
+    assert [e.on for e in events] == [True, False, True, False, False]
+
+
+def test_a_rise_after_the_end_is_another_alert():
+    events = play(alarm(), ([0.9] * 4 + [0.1] * 25) * 2)
+    assert [e.type for e in events] == [RAISED, UPDATED, ENDED] * 2
+    assert events[0].alert_id != events[3].alert_id
+
+
+def test_a_standing_alert_is_held_while_nothing_can_be_said():
+    a = alarm()
+    play(a, [0.9] * 4)
+    assert play(a, [None] * 1000, start_s=1.0) == []
+    assert a.state(None) is State.ALERT
+
+
+def test_unknown_time_counts_neither_for_raising_nor_for_ending():
+    assert play(alarm(), [0.9, 0.9, 0.9, None, 0.9, 0.9, 0.9, None]) == []
+    a = alarm()
+    play(a, [0.9] * 4 + [0.1] * 15)
+    assert play(a, [None] * 100, start_s=3.0) == []
+    assert [e.type for e in play(a, [0.1] * 6, start_s=20.0)] == [ENDED]
+
+
+def test_nothing_known_is_no_state_and_never_ok():
+    assert alarm().state(None) is None
+    assert alarm().state(0.2) is State.OK
+    assert alarm().state(0.6) is State.WATCH
+
+
+def test_a_long_seizure_is_reported_every_five_seconds_with_its_maximum():
+    events = play(alarm(), [0.85] * 60 + [0.95] * 60)
+    assert [e.type for e in events] == [RAISED, UPDATED, UPDATED]
+    assert events[1].at_s - events[0].at_s == pytest.approx(5.0, abs=0.11)
+    assert events[2].p_max == pytest.approx(0.95)
+
+
+def test_the_id_follows_from_stream_model_and_onset_alone():
+    (first,) = play(alarm(), [0.9] * 4)
+    (again,) = play(alarm(), [0.9] * 4)
+    (other,) = play(alarm(identity="bed4"), [0.9] * 4)
+    assert first.alert_id == again.alert_id != other.alert_id
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 0.8), (0, 0.8), (0.5, 1.0)])
+def test_thresholds_that_make_no_sense_are_refused(low, high):
+    with pytest.raises(ValueError, match="0 < clear <= raise < 1"):
+        AlarmRule(raise_threshold=high, clear_threshold=low, persistence_s=0, refractory_s=0)
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.8, 1.0])), max_size=300)
+)
+def test_whatever_p_does_every_alert_has_one_life(values):
+    a = alarm()
+    open_id, seq, last_end = None, 0, -1e9
+    for i, p in enumerate(values):
+        for event in a.add(i * HOP_S, p):
+            if event.type is RAISED:
+                assert open_id is None
+                assert event.at_s - last_end >= RULE.persistence_s - 1e-9
+                open_id, seq = event.alert_id, 0
+            assert event.alert_id == open_id
+            assert event.seq == seq
+            assert event.onset_s <= event.raised_s <= event.at_s
+            seq += 1
+            if event.type is ENDED:
+                open_id, last_end = None, event.at_s
+        if p is not None and p >= RULE.raise_threshold and a.state(p) is State.OK:
+            pytest.fail("p above the raise threshold can never be called ok")

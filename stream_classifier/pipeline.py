@@ -1,0 +1,340 @@
+"""READ FIRST. The asyncio shell around one stream.
+
+    reader thread                                asyncio
+    -------------                                -------
+    source -> Chunk -> detector.feed --------->  decisions  -> outbox -> sink (MQTT)
+              (blocking)         once a chunk    signal watch -> alert state
+
+The reader thread owns the source and the detector; it never waits for the event loop, so the
+loop may stall without a sample being lost. The loop owns everything that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from stream_classifier.detection.detector import Detector
+from stream_classifier.signals import AlertEvent, Prediction, Source, StreamSpec
+from stream_classifier.sinks.messages import (
+    AlertMessage,
+    EventMessage,
+    MessageBuilder,
+    PredictionMessage,
+    Signal,
+)
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+INBOX_LIMIT = 10_000
+"""Decisions waiting for a stalled loop; beyond it predictions are shed, events never."""
+
+NO_SIGNAL_AFTER_S = 1.5
+"""No sample for this long is "no signal"."""
+
+WATCH_EVERY_S = 0.25
+"""How often the age of the newest sample is looked at."""
+
+JOIN_WITHIN_S = 2.0
+"""How long a reader may take to leave its source when asked to stop."""
+
+
+class Sink(Protocol):
+    """Where results go. Called on the event loop; only ``event`` may wait (for the disk)."""
+
+    async def event(self, message: EventMessage) -> None:
+        """Keep one step of an alert until subscribers can have it."""
+        ...
+
+    def alert_state(self, message: AlertMessage) -> None:
+        """Replace the alert state."""
+        ...
+
+    def prediction(self, message: PredictionMessage) -> None:
+        """Offer the newest prediction; it may be dropped for a newer one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one chunk decided.
+
+    Attributes:
+        items: Predictions and the events they caused, in order.
+        decided_s: When, on the source's clock.
+    """
+
+    items: tuple[Prediction | AlertEvent, ...]
+    decided_s: float
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start."""
+
+    predictions: int = 0
+    alerts: int = 0
+    shed: int = 0
+    latency_s: collections.deque[float] = field(
+        default_factory=lambda: collections.deque(maxlen=10_000)
+    )
+
+
+class Reader:
+    """The thread that owns one source and its detector.
+
+    Use as ``async with``: entering waits for the source to be attached; leaving stops it.
+
+    Args:
+        source: Opened, read and closed on the thread.
+        make_detector: Called on the thread once the stream is known.
+        clock: The source's clock, seconds; callable from any thread.
+        stop: Set to make a source that is still looking for its stream give up.
+
+    Raises:
+        SourceError: On entering, if the source cannot be attached; from ``decisions`` if it
+            fails in a way that a person must mend.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        make_detector: Callable[[StreamSpec], Detector],
+        *,
+        clock: Callable[[], float],
+        stop: threading.Event,
+    ) -> None:
+        self._source = source
+        self._make_detector = make_detector
+        self._clock = clock
+        self._stop = stop
+        self._inbox: collections.deque[Decision] = collections.deque()
+        self._shed = 0
+        self.last_sample_s: float | None = None  # source's clock; written by the thread alone
+
+    @property
+    def shed(self) -> int:
+        """Predictions dropped because the event loop was stalled."""
+        return self._shed
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[Detector] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._arrived = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._thread.start()
+        try:
+            self.detector = await self._opened
+        except BaseException:
+            await self._leave()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._leave()
+
+    async def _leave(self) -> None:
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, JOIN_WITHIN_S)
+        if self._ended.done() and not self._ended.cancelled():
+            self._ended.exception()  # looked at; whoever reads decisions has had it
+        if self._thread.is_alive():
+            LOG.warning("the source did not let go within %g s", JOIN_WITHIN_S)
+
+    async def decisions(self) -> AsyncIterator[Decision]:
+        """Yield decisions until the source ends.
+
+        Raises:
+            StreamClassifierError: Whatever ended the source or the detector.
+        """
+        while True:
+            while self._inbox:
+                yield self._inbox.popleft()
+            if self._ended.done():
+                self._ended.result()
+                return
+            self._arrived.clear()
+            if not self._inbox and not self._ended.done():
+                await self._arrived.wait()
+
+    def _run(self) -> None:
+        try:
+            detector = self._make_detector(self._source.open())
+            self._tell(self._opened, detector)
+            for chunk in self._source:
+                if self._stop.is_set():
+                    break
+                if chunk is None:
+                    continue
+                self.last_sample_s = chunk.received_s
+                items = detector.feed(chunk)
+                if items:
+                    self._hand_over(Decision(items=tuple(items), decided_s=self._clock()))
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the loop raises
+            self._tell(self._opened, error)
+            self._tell(self._ended, error)
+        else:
+            self._tell(self._ended, None)
+        finally:
+            self._source.close()
+
+    def _hand_over(self, decision: Decision) -> None:
+        if len(self._inbox) >= INBOX_LIMIT:
+            events = tuple(item for item in decision.items if isinstance(item, AlertEvent))
+            self._shed += len(decision.items) - len(events)
+            if not events:
+                return
+            decision = Decision(items=events, decided_s=decision.decided_s)
+        self._inbox.append(decision)
+        self._call(self._arrived.set)
+
+    def _tell(self, future: asyncio.Future[T], outcome: T | BaseException) -> None:
+        def settle() -> None:
+            if future.done():
+                return
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+            self._arrived.set()
+
+        self._call(settle)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody is left to tell
+            self._loop.call_soon_threadsafe(function)
+
+
+class Pipeline:
+    """Turns what a reader decides into what subscribers receive.
+
+    Args:
+        reader: Entered already.
+        builder: Makes the messages.
+        sink: Receives them.
+        clock: The source's clock, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        builder: MessageBuilder,
+        sink: Sink,
+        clock: Callable[[], float],
+    ) -> None:
+        self._reader = reader
+        self._builder = builder
+        self._sink = sink
+        self._clock = clock
+        self.counters = Counters()
+        self.signal: Signal = "starting"
+        self._prediction: Prediction | None = None
+        self._decided: datetime | None = None
+        self._event: AlertEvent | None = None
+
+    async def run(self, on_decision: Callable[[Decision], Awaitable[None]] | None = None) -> None:
+        """Work until the source ends (or for ever).
+
+        Args:
+            on_decision: Called for each decision after it was handed on, for views.
+
+        Raises:
+            StreamClassifierError: Whatever ended the source, the detector or the outbox.
+        """
+        watch = asyncio.create_task(self._watch_signal(), name="signal watch")
+        try:
+            self._publish_state()
+            async for decision in self._reader.decisions():
+                await self._take(decision)
+                if on_decision is not None:
+                    await on_decision(decision)
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            self.signal = "stopped"
+            self._prediction = None
+            self._publish_state()
+
+    async def _take(self, decision: Decision) -> None:
+        decided = self._builder.clock.utc(decision.decided_s)
+        before = (self.signal, self._prediction and self._prediction.state)
+        events = 0
+        for item in decision.items:
+            if isinstance(item, Prediction):
+                self._prediction, self._decided = item, decided
+                self.signal = _signal_of(item, self.signal)
+                self.counters.predictions += 1
+                self.counters.latency_s.append(decision.decided_s - item.at_s)
+                self._sink.prediction(
+                    self._builder.prediction(item, signal=self.signal, decided=decided)
+                )
+            else:
+                events += 1
+                await self._take_event(item, decided)
+        if events or before != (self.signal, self._prediction and self._prediction.state):
+            self._publish_state()
+        self.counters.shed = self._reader.shed
+
+    async def _take_event(self, event: AlertEvent, decided: datetime) -> None:
+        self._event = event
+        self.counters.alerts += event.seq == 0
+        state = self._prediction.state if self._prediction else None
+        LOG.info("%s: p %.2f, %s", event.type.value, event.p, event.alert_id)
+        await self._sink.event(
+            self._builder.event(event, state=state, signal=self.signal, decided=decided)
+        )
+
+    async def _watch_signal(self) -> None:
+        """Notice that samples stopped: LSL says nothing when they do."""
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            newest = self._reader.last_sample_s
+            silent = newest is not None and self._clock() - newest > NO_SIGNAL_AFTER_S
+            if silent and self.signal != "none":
+                LOG.warning("no signal: no sample for %g s", NO_SIGNAL_AFTER_S)
+                self.signal = "none"
+                self._prediction = None
+                self._publish_state()
+            elif not silent and self.signal == "none":
+                LOG.info("samples are back")
+                self.signal = "starting"
+                self._publish_state()
+
+    def _publish_state(self) -> None:
+        at_s = self._clock() if self._prediction is None else self._prediction.at_s
+        self._sink.alert_state(
+            self._builder.alert(
+                at_s=at_s,
+                prediction=self._prediction,
+                latest=self._event,
+                signal=self.signal,
+                decided=self._decided,
+            )
+        )
+
+
+def _signal_of(prediction: Prediction, before: Signal) -> Signal:
+    """Say whether there is a signal to judge, from the newest prediction."""
+    if prediction.p is not None:
+        return "ok"
+    if all(prediction.reasons):
+        return "poor"
+    # Usable again, but not for long enough to say anything.
+    return "poor" if before == "poor" else "starting"

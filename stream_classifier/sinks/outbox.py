@@ -1,0 +1,384 @@
+"""The durable outbox: alert events, on disk before they are sent, until the broker has them.
+
+A broker acknowledges what it later forgets (mosquitto killed: 0 of 300 acknowledged messages
+survived), and may be away for hours. So an event is committed here first, and removed only
+once the broker has acknowledged it. Killed in between, the process sends it again after its
+restart: at least once, with an id by which the second copy is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import operator
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from stream_classifier.errors import OutboxError
+
+SCHEMA_VERSION = 1
+LOCK_WAIT_S = 0.5
+"""A predecessor that is just ending gets this long to let go of the file."""
+
+MEMORY_ROWS = 1_000
+"""Events kept in memory at most while the disk takes none."""
+
+_CREATE_TABLE = """
+CREATE TABLE outbox (
+    position   INTEGER PRIMARY KEY,
+    event_id   TEXT NOT NULL UNIQUE,
+    topic      TEXT NOT NULL,
+    payload    BLOB NOT NULL,
+    expendable INTEGER NOT NULL,
+    put_at     REAL NOT NULL
+)
+"""
+_CREATE_INDEX = "CREATE INDEX dropped_first ON outbox (expendable DESC, position)"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SIDE_FILES = ("-wal", "-journal", "-shm")
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One event that waits for the broker.
+
+    Attributes:
+        position: Its place in the order of all events ever put.
+        event_id: Unique.
+        topic: Where it goes.
+        payload: What goes there.
+        durable: Whether it is on disk.
+        expendable: Whether it is dropped before others where there are too many.
+        put_at: Unix time of its coming in.
+    """
+
+    position: int
+    event_id: str
+    topic: str
+    payload: bytes
+    durable: bool
+    expendable: bool
+    put_at: float
+
+
+class Outbox:
+    """Events in the order they were put, on disk wherever the disk allows it.
+
+    One thread, owned by this object, does all disk work; its methods are for the event
+    loop. Only one process may hold the file. An operation that is cancelled while it
+    waits is still carried out.
+
+    A disk that takes nothing (full, read-only, broken) loses no event: it is then kept in
+    memory, and its row says that it is not durable. What is too old or too much is dropped,
+    oldest first, expendable ones before all others; every drop is counted and logged.
+
+    A damaged file is set aside as ``<name>.corrupt-<time>`` and an empty one begun, since
+    an old event is not worth a silent alarm.
+
+    Args:
+        path: The SQLite file; its folder is made if need be.
+        max_age_s: Events older than this are dropped, seconds.
+        max_rows: Events kept at most.
+        now: Unix time; tests pass their own.
+
+    Attributes:
+        set_aside: Where a damaged file was moved by ``open``, else None.
+        dropped: Events dropped so far because they were too old or too many.
+        fault: Why the newest event is not on disk, or None.
+
+    Example:
+        async with Outbox(path=Path("outbox.sqlite"), max_age_s=259_200, max_rows=100_000) as box:
+            await box.put("9f3c1e.0", "stream_classifier/bed3/alert/event", payload)
+            for row in await box.pending():
+                ...  # send it, then
+                await box.delivered(row.event_id)
+    """
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        max_age_s: float,
+        max_rows: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = path
+        self.max_age_s = max_age_s
+        self.max_rows = max_rows
+        self.set_aside: Path | None = None
+        self.dropped = 0
+        self.fault: str | None = None
+        self._now = now
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
+        self._database: sqlite3.Connection | None = None
+        self._memory: list[OutboxRow] = []
+        self._gone: set[str] = set()  # delivered, but the disk did not take the deletion
+        self._last_position = 0
+        self._n_rows = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the file.
+
+        Raises:
+            OutboxError: If another process holds it, it was written by a later version, or
+                its folder cannot be written.
+        """
+        try:
+            await self._on_thread(self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let go of the file; events that wait stay in it."""
+        await self._on_thread(self._close)
+        self._thread.shutdown()
+
+    @property
+    def n_pending(self) -> int:
+        """Events that wait for the broker."""
+        return self._n_rows - len(self._gone) + len(self._memory)
+
+    async def put(
+        self, event_id: str, topic: str, payload: bytes, *, expendable: bool = False
+    ) -> bool:
+        """Keep an event until it is delivered. The same id twice is one event.
+
+        Args:
+            event_id: Unique.
+            topic: Where it goes.
+            payload: What goes there.
+            expendable: Whether it may be dropped before others.
+
+        Returns:
+            Whether it is committed to disk; if not, it is kept in memory.
+        """
+        return await self._on_thread(self._put, event_id, topic, payload, expendable)
+
+    async def pending(self, *, limit: int = 100) -> list[OutboxRow]:
+        """Return the oldest events that wait, in the order they were put."""
+        return await self._on_thread(self._pending, limit)
+
+    async def delivered(self, event_id: str) -> None:
+        """Forget an event: the broker has it. An unknown id is no error."""
+        await self._on_thread(self._delivered, event_id)
+
+    async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._thread, work, *arguments))
+
+    # What follows runs on the outbox's own thread.
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # SQLite would make it readable for all; its side files take over this mode.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self.path.chmod(0o600)
+        except OSError as error:
+            raise OutboxError(
+                f"outbox {self.path} cannot be written: {error.strerror}. "
+                "Try: another path (outbox.path)"
+            ) from error
+        try:
+            self._database = self._connect()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+                raise self._explain(error) from error
+            self.set_aside = self._quarantine()
+            log.warning(
+                "outbox %s is damaged (%s): set aside as %s, beginning an empty one. "
+                "Alerts that waited in it may not have been delivered.",
+                self.path,
+                error,
+                self.set_aside.name,
+            )
+            self._open()
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=LOCK_WAIT_S, isolation_level=None)
+        try:
+            # Exclusive, set before the first access: the file's lock is then kept until the
+            # process ends, however it ends, and needs no lock file that could be left behind.
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=FULL")
+            self._check_and_create(database)
+            [(self._last_position, self._n_rows)] = database.execute(
+                "SELECT coalesce(max(position), 0), count(*) FROM outbox"
+            )
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _check_and_create(self, database: sqlite3.Connection) -> None:
+        [found] = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            damage = sqlite3.DatabaseError(found)
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
+        [version] = database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise OutboxError(
+                f"outbox {self.path} was written by a later version of this program: expected "
+                f"schema {SCHEMA_VERSION}, found {version}. Try: upgrade, or another outbox.path"
+            )
+        if version == 0:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(_CREATE_TABLE)
+            database.execute(_CREATE_INDEX)
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            database.execute("COMMIT")
+
+    def _explain(self, error: sqlite3.DatabaseError) -> OutboxError:
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return OutboxError(
+                f"outbox {self.path} is in use by another process: two would send each "
+                "other's alerts. Try: stop the other one, or give this one its own outbox.path"
+            )
+        return OutboxError(f"outbox {self.path} cannot be opened: {error}")
+
+    def _quarantine(self) -> Path:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
+        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
+        n = 1
+        while aside.exists():
+            n += 1
+            aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}-{n}")
+        for suffix in ("", *_SIDE_FILES):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        return aside
+
+    def _close(self) -> None:
+        if self._memory:
+            log.error("%d alert events that the disk did not take are lost", len(self._memory))
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise OutboxError(f"outbox {self.path} is not open")
+        return self._database
+
+    def _put(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
+        if any(row.event_id == event_id for row in self._memory):
+            return False
+        now = self._now()
+        try:
+            self._insert(self._connected(), event_id, topic, payload, expendable, now)
+        except sqlite3.Error as error:
+            if self.fault is None:
+                log.error("outbox %s takes no events, keeping them in memory: %s", self.path, error)  # noqa: TRY400 - the cause is named; a traceback tells a user nothing
+            self.fault = str(error)
+            self._last_position += 1
+            self._memory.append(
+                OutboxRow(self._last_position, event_id, topic, payload, False, expendable, now)
+            )
+            self._drop_from_memory()
+            return False
+        if self.fault is not None:
+            log.warning("outbox %s takes events again", self.path)
+        self.fault = None
+        return True
+
+    def _insert(
+        self,
+        database: sqlite3.Connection,
+        event_id: str,
+        topic: str,
+        payload: bytes,
+        expendable: bool,
+        now: float,
+    ) -> None:
+        with database:  # one transaction: committed at its end, or rolled back
+            database.execute("BEGIN IMMEDIATE")
+            n_gone = self._delete_gone(database)
+            n_new = database.execute(
+                "INSERT INTO outbox (position, event_id, topic, payload, expendable, put_at) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
+                (self._last_position + 1, event_id, topic, payload, expendable, now),
+            ).rowcount
+            n_dropped = self._drop_old(database, now - self.max_age_s)
+            n_dropped += self._drop_surplus(database, self._n_rows - n_gone + n_new - n_dropped)
+        self._gone.clear()
+        self._n_rows += n_new - n_gone - n_dropped
+        self._last_position += n_new
+        self._report_dropped(n_dropped)
+
+    def _pending(self, limit: int) -> list[OutboxRow]:
+        on_disk = [
+            OutboxRow(position, event_id, topic, payload, True, bool(expendable), put_at)
+            for position, event_id, topic, payload, expendable, put_at in self._connected().execute(
+                "SELECT position, event_id, topic, payload, expendable, put_at FROM outbox "
+                "ORDER BY position LIMIT ?",
+                (limit + len(self._gone),),
+            )
+            if event_id not in self._gone
+        ]
+        rows = sorted((*on_disk, *self._memory), key=operator.attrgetter("position"))
+        return rows[:limit]
+
+    def _delivered(self, event_id: str) -> None:
+        for row in self._memory:
+            if row.event_id == event_id:
+                self._memory.remove(row)
+                return
+        self._gone.add(event_id)
+        with contextlib.suppress(sqlite3.Error):  # a full disk takes no deletion either
+            database = self._connected()
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                n_gone = self._delete_gone(database)
+            self._n_rows -= n_gone
+            self._gone.clear()
+
+    def _delete_gone(self, database: sqlite3.Connection) -> int:
+        ids = ((event_id,) for event_id in self._gone)
+        return max(0, database.executemany("DELETE FROM outbox WHERE event_id = ?", ids).rowcount)
+
+    def _drop_old(self, database: sqlite3.Connection, before: float) -> int:
+        # The oldest row tells, so that a long queue is not searched at every event.
+        oldest = database.execute("SELECT put_at FROM outbox ORDER BY position LIMIT 1").fetchone()
+        if oldest is None or oldest[0] >= before:
+            return 0
+        return database.execute("DELETE FROM outbox WHERE put_at < ?", (before,)).rowcount
+
+    def _drop_surplus(self, database: sqlite3.Connection, n_rows: int) -> int:
+        if n_rows <= self.max_rows:
+            return 0
+        return database.execute(
+            "DELETE FROM outbox WHERE position IN "
+            "(SELECT position FROM outbox ORDER BY expendable DESC, position LIMIT ?)",
+            (n_rows - self.max_rows,),
+        ).rowcount
+
+    def _drop_from_memory(self) -> None:
+        if len(self._memory) > MEMORY_ROWS:
+            first = min(self._memory, key=lambda row: (not row.expendable, row.position))
+            self._memory.remove(first)
+            self._report_dropped(1)
+
+    def _report_dropped(self, n: int) -> None:
+        if n:
+            self.dropped += n
+            log.error("outbox %s: %d undelivered events dropped (too old, too many)", self.path, n)

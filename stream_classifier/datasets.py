@@ -15,10 +15,12 @@ shuffled by column or edited is refused, not trained on.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -30,7 +32,7 @@ import platformdirs
 from stream_classifier.errors import DatasetInvalidError, DatasetNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -52,6 +54,16 @@ RECORDING_SAMPLES: Final = 4_097
 RECORDING_RATE_HZ: Final = 173.61
 """The true rate of the recordings (Andrzejak et al. 2001)."""
 
+SET_SHA256: Final = {
+    "Z": "a5c47c552848fa55911f102fad4fcb18c09d5bfd92a9823937224155855e3928",
+    "O": "2db43aad46c2049e621ec7dbb235034ede43b2de21479ce9526f80c429a0d660",
+    "N": "5e0c6f76c1f5301871f0870ecf468f4c2a37213cb7bdb76fa292542d39004722",
+    "F": "4a71eee1eb3256716d03e8ff8dbfcb5f6cbbe5e87e2e7a3ffa04ad3c511b1cd5",
+    "S": "60e026b43f7886f7551669b97382d8c1c7811f52decddc3486b323da87256437",
+}
+"""Of each set's samples in the order of their files, as little-endian 16-bit integers: the
+archives themselves differ by packer. Their first 4,094 samples are those of the table."""
+
 _TABLE_PLACES: Final = (f"epileptic_seizure_recognition/{TABLE_NAME}", TABLE_NAME)
 _SET_FOLDERS: Final = {"Z": "A_Z", "O": "B_O", "N": "C_N", "F": "D_F", "S": "E_S"}
 _ARCHIVE_PLACES: Final = (("bonn_raw.zip",), tuple(f"{letter}.zip" for letter in _SET_FOLDERS))
@@ -60,7 +72,7 @@ _CLASS_OF_LABEL: Final = np.array([-1, 0, 1, 2, 2, 2], dtype=np.int8)
 
 # Bounds on what a hostile or broken file may make us hold. The table has 7.6 MB, an
 # archive's text files about 20 kB each.
-_MAX_TABLE_BYTES: Final = 64 * 2**20
+MAX_FILE_BYTES: Final = 64 * 2**20
 _MAX_MEMBER_BYTES: Final = 256 * 2**10
 _MAX_MEMBERS: Final = 2_000
 
@@ -207,6 +219,13 @@ def load_rows(data: Path | None = None) -> SeizureRows:
     return parse_rows(_read_bounded(path), name=str(path))
 
 
+def canonical_table(raw: bytes) -> bytes:
+    """The file in the spelling whose digest is known: see ``TABLE_SHA256``."""
+    header, *lines = raw.replace(b'"', b"").splitlines()
+    _, _, columns = header.partition(b",")
+    return b"\r\n".join([b"Unnamed," + columns, *lines, b""])
+
+
 def parse_rows(raw: bytes, *, name: str = "table") -> SeizureRows:
     """Read and check the table of rows from the bytes of its CSV file.
 
@@ -236,7 +255,7 @@ def parse_rows(raw: bytes, *, name: str = "table") -> SeizureRows:
             path=name, expected="µV that fit 16 bits", found=f"{np.abs(values).max():,}"
         )
     chunk_of_row, key_of_row = _split_ids(ids, name=name)
-    digest = hashlib.sha256(_canonical(raw)).hexdigest()
+    digest = hashlib.sha256(canonical_table(raw)).hexdigest()
     try:
         rows = SeizureRows(
             values=values.astype(np.int16),
@@ -273,27 +292,56 @@ def load_recordings(data: Path | None = None) -> dict[str, NDArray[np.float32]]:
         DatasetNotFoundError: If the archive is in none of the places.
         DatasetInvalidError: If it is damaged or is not what was published.
     """
-    paths = find_recordings(data)
     recordings: dict[str, NDArray[np.float32]] = {}
-    for path in paths:
-        for key, samples in _read_archive(path):
-            if key in recordings:
-                raise DatasetInvalidError(
-                    path=str(path), expected="each recording once", found=f"{key} twice"
-                )
-            recordings[key] = samples
-    expected = {f"{_SET_FOLDERS[s]}/{s}{n:03d}" for s in _SET_FOLDERS for n in range(1, 101)}
-    if recordings.keys() != expected:
-        missing = sorted(expected - recordings.keys())
-        unknown = sorted(recordings.keys() - expected)
-        raise DatasetInvalidError(
-            path=", ".join(map(str, paths)),
-            expected="100 recordings in each of the five sets",
-            found=f"{len(missing)} missing ({', '.join(missing[:3])})"
-            if missing
-            else f"{len(unknown)} unknown ({', '.join(unknown[:3])})",
-        )
+    paths = find_recordings(data)
+    for path, sets in zip(paths, ("ZONFS",) if len(paths) == 1 else "ZONFS", strict=True):
+        recordings |= parse_recordings(_read_bounded(path), sets=sets, name=str(path))
     return dict(sorted(recordings.items()))
+
+
+def parse_recordings(
+    raw: bytes, *, sets: Iterable[str] = "ZONFS", name: str = "archive"
+) -> dict[str, NDArray[np.float32]]:
+    """Read and check raw recordings from the bytes of a zip archive.
+
+    Args:
+        raw: The archive. Recordings are known by their file names (``Z001.txt``), in
+            whatever folders they lie; other files are passed over.
+        sets: The letters of the sets that it must hold in full, of ``ZONFS``.
+        name: What to call the archive in an error.
+
+    Returns:
+        As :func:`load_recordings`, in the archive's order.
+
+    Raises:
+        DatasetInvalidError: If anything is not as published.
+    """
+    recordings: dict[str, NDArray[np.float32]] = {}
+    for key, samples in _read_archive(raw, name=name):
+        if key in recordings:
+            raise DatasetInvalidError(
+                path=name, expected="each recording once", found=f"{key} twice"
+            )
+        recordings[key] = samples
+    expected = {f"{_SET_FOLDERS[s]}/{s}{n:03d}" for s in sets for n in range(1, 101)}
+    if differing := sorted(expected ^ recordings.keys()):
+        raise DatasetInvalidError(
+            path=name,
+            expected=f"100 recordings in each of the sets {', '.join(sets)}",
+            found=f"{len(differing)} absent or unknown ({', '.join(differing[:3])})",
+        )
+    for letter in sets:
+        digest = hashlib.sha256()
+        for number in range(1, 101):
+            samples = recordings[f"{_SET_FOLDERS[letter]}/{letter}{number:03d}"]
+            digest.update(samples.astype("<i2").tobytes())
+        if digest.hexdigest() != SET_SHA256[letter]:
+            raise DatasetInvalidError(
+                path=name,
+                expected=f"samples of set {letter} with SHA-256 {SET_SHA256[letter]}",
+                found=f"SHA-256 {digest.hexdigest()}",
+            )
+    return recordings
 
 
 def _find(
@@ -315,14 +363,14 @@ def _find(
 def _read_bounded(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_TABLE_BYTES + 1)
+            raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise DatasetInvalidError(
             path=str(path), expected="a readable file", found=error.strerror or str(error)
         ) from error
-    if len(raw) > _MAX_TABLE_BYTES:
+    if len(raw) > MAX_FILE_BYTES:
         raise DatasetInvalidError(
-            path=str(path), expected=f"at most {_MAX_TABLE_BYTES:,} bytes", found="more"
+            path=str(path), expected=f"at most {MAX_FILE_BYTES:,} bytes", found="more"
         )
     return raw
 
@@ -390,48 +438,54 @@ def _split_ids(ids: list[bytes], *, name: str) -> tuple[NDArray[np.int8], NDArra
     return np.array(chunks, dtype=np.int8), np.array(keys, dtype=np.str_)
 
 
-def _canonical(raw: bytes) -> bytes:
-    """The file in the spelling whose digest is known: see ``TABLE_SHA256``."""
-    header, *lines = raw.replace(b'"', b"").splitlines()
-    _, _, columns = header.partition(b",")
-    return b"\r\n".join([b"Unnamed," + columns, *lines, b""])
-
-
-def _read_archive(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _read_archive(raw: bytes, *, name: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Recordings of one zip archive, by key; nothing is ever unpacked to disk."""
+    for member, text in read_zip(raw, wanted=_MEMBER_NAME, name=name):
+        # The key comes from the bare file name, so a path in the archive leads nowhere.
+        letter, number = member[0].upper(), member[1:4]
+        yield (
+            f"{_SET_FOLDERS[letter]}/{letter}{number}",
+            _parse_recording(text, f"{name}, {member}"),
+        )
+
+
+def read_zip(
+    raw: bytes, *, wanted: re.Pattern[str], name: str, max_bytes: int = _MAX_MEMBER_BYTES
+) -> Iterator[tuple[str, bytes]]:
+    """Members of a zip archive whose bare file name is wanted: that name, and the content.
+
+    Raises:
+        DatasetInvalidError: If the archive is damaged, encrypted, or would unpack to more
+            than ``max_bytes`` a member.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             members = archive.infolist()
             if len(members) > _MAX_MEMBERS:
                 raise DatasetInvalidError(
-                    path=str(path),
+                    path=name,
                     expected=f"at most {_MAX_MEMBERS:,} members",
                     found=f"{len(members):,}",
                 )
             for member in members:
-                # The key comes from the bare file name, so a path in the archive, hostile or
-                # not, leads nowhere.
-                match = _MEMBER_NAME.fullmatch(PurePosixPath(member.filename).name)
-                if match is None:
+                bare = PurePosixPath(member.filename).name
+                if not wanted.fullmatch(bare):
                     continue  # folders, read-me files
-                letter, number = match[1].upper(), match[2]
-                yield f"{_SET_FOLDERS[letter]}/{letter}{number}", _read_member(archive, member)
-    except (OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
-        # RuntimeError: encrypted; NotImplementedError: an unknown compression.
+                if member.file_size > max_bytes:  # zipfile never inflates beyond this size
+                    raise DatasetInvalidError(
+                        path=f"{name}, {member.filename}",
+                        expected=f"at most {max_bytes:,} bytes",
+                        found=f"{member.file_size:,}",
+                    )
+                yield bare, archive.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        # RuntimeError: encrypted, or (NotImplementedError) of an unknown compression.
         raise DatasetInvalidError(
-            path=str(path), expected="a readable zip archive", found=str(error)
+            path=name, expected="a readable zip archive", found=str(error)
         ) from error
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[np.float32]:
-    name = f"{archive.filename}, {member.filename}"
-    if member.file_size > _MAX_MEMBER_BYTES:  # zipfile never inflates beyond this size
-        raise DatasetInvalidError(
-            path=name,
-            expected=f"at most {_MAX_MEMBER_BYTES:,} bytes",
-            found=f"{member.file_size:,}",
-        )
-    text = archive.read(member)
+def _parse_recording(text: bytes, name: str) -> NDArray[np.float32]:
     samples = _parse_integers(text, separator=" ")  # a blank stands for any white space
     n_words = len(text.split())
     if len(samples) != RECORDING_SAMPLES or n_words != RECORDING_SAMPLES:

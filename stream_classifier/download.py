@@ -1,21 +1,24 @@
 """One file over HTTP, in full or not at all: resumed, checked, then put in place at once.
 
-What has arrived of a download lies beside its target as ``<target>.part``, with a note of
-where it came from, so that the next try goes on where the last one broke. It becomes the
-target only when all of it is there and passes the caller's check; the target itself never
-holds half a file, not even after a power cut.
+What has arrived of a download lies beside its target, in a ``.part`` file of its own for
+each address, so that the next try goes on where the last one broke. It becomes the target
+only when all of it is there and passes the caller's check; the target itself never holds
+half a file, not even after a power cut.
 """
 
 from __future__ import annotations
 
+import glob
 import http.client
 import json
 import os
 import random
+import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,18 +48,19 @@ class Downloader:
     """
 
     timeout_s: float = 30.0
-    tries: int = 4
+    tries: int = 3
     max_bytes: int = 64 * 2**20
     progress: Callable[[int, int | None], None] = lambda _done, _total: None
     sleep: Callable[[float], object] = time.sleep
 
-    def download(self, url: str, target: Path, *, keep: Callable[[bytes], bytes]) -> Path:
+    def download(self, url: str, target: Path, *, keep: Callable[[bytes, str], bytes]) -> Path:
         """Download one file into place.
 
         Args:
             url: Address, http or https.
             target: Where it is put; folders are made, an older file is replaced.
-            keep: Checks the whole download and returns what is written to the target.
+            keep: Checks the whole download, given its content and address, and returns what
+                is written to the target.
 
         Returns:
             The target.
@@ -68,17 +72,18 @@ class Downloader:
                 more of it would not help.
         """
         _refuse_scheme(url)
-        part = target.with_name(target.name + ".part")
+        part = target.with_name(f"{target.name}.{zlib.crc32(url.encode()):08x}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._fill(url, part)
             try:
-                content = keep(part.read_bytes())
+                content = keep(part.read_bytes(), url)
             except DatasetInvalidError:
                 _discard(part)
                 raise
             _replace(target, content)
-            _discard(part)
+            for leftover in target.parent.glob(f"{glob.escape(target.name)}.*.part"):
+                _discard(leftover)
         except OSError as error:
             raise DownloadError(f"{target} cannot be written: {error.strerror or error}") from error
         return target
@@ -94,10 +99,8 @@ class Downloader:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures >= self.tries:
                     kept = _size(part)
-                    raise DownloadError(
-                        f"{url}: {error}. {kept:,} bytes are kept; run the same command again "
-                        "to go on from there"
-                    ) from error
+                    hint = f". {kept:,} bytes are kept: the same command goes on there"
+                    raise DownloadError(f"{url}: {error}{hint if kept else ''}") from error
                 self.sleep(min(30.0, 2.0**failures) * random.uniform(0.5, 1.0))
             else:
                 return
@@ -106,7 +109,7 @@ class Downloader:
         """Ask for what is missing and append what comes."""
         origin = _Origin.of(part)
         have = _size(part)
-        if origin is None or origin.url != url or not origin.validator:
+        if origin is None or not origin.validator:
             # Without a validator the server cannot say whether the file is still the same.
             _discard(part)
             have = 0
@@ -120,7 +123,7 @@ class Downloader:
             request.add_header("If-Range", origin.validator)
         try:
             with _opener().open(request, timeout=self.timeout_s) as response:
-                self._append(response, url, part, have)
+                self._append(response, url, part, origin if have else None)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == _RANGE_NOT_SATISFIABLE:
@@ -132,38 +135,42 @@ class Downloader:
                 f"{url}: the server answered {error.code} {error.reason}"
             ) from error
         except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise DownloadError(f"{url}: its certificate is refused: {error.reason}") from error
             raise _BrokenError(f"no connection ({error.reason})") from error
         except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise _BrokenError(f"the connection broke ({reason})") from error
+            raise _BrokenError(f"the connection broke ({_reason(error)})") from error
 
-    def _append(self, response: Any, url: str, part: Path, have: int) -> None:
+    def _append(self, response: Any, url: str, part: Path, origin: _Origin | None) -> None:
+        have = _size(part) if origin else 0
+        validator = _validator(response.headers)
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
             start, total = _content_range(response.headers.get("Content-Range", ""))
-            if start != have:
+            if origin is None or start != have or validator not in {"", origin.validator}:
                 _discard(part)
-                raise _BrokenError(f"the server resumed at byte {start:,}, not at {have:,}")
+                raise _BrokenError("the server resumed another file, or at another byte")
+            validator = origin.validator
         else:  # the whole file: Range is not spoken there, or the file is another one by now
+            _discard(part)
             have = 0
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdecimal() else None
-        self._refuse_size(url, total)
-        _Origin(url=url, validator=_validator(response.headers), total=total).write(part)
+        self._refuse_size(url, part, total)
+        _Origin(validator=validator, total=total).write(part)
         done = have
-        with part.open("r+b" if have else "wb") as file:
-            file.seek(have)
+        with part.open("ab") as file:
             self.progress(done, total)
-            while block := response.read(BLOCK_BYTES):
+            while block := _read(response):
                 done += len(block)
-                self._refuse_size(url, done)
+                self._refuse_size(url, part, done)
                 file.write(block)
                 self.progress(done, total)
-            file.truncate()
         if total is not None and done != total:
             raise _BrokenError(f"the connection broke after {done:,} of {total:,} bytes")
 
-    def _refuse_size(self, url: str, n_bytes: int | None) -> None:
+    def _refuse_size(self, url: str, part: Path, n_bytes: int | None) -> None:
         if n_bytes is not None and n_bytes > self.max_bytes:
+            _discard(part)
             raise DownloadError(
                 f"{url}: expected at most {self.max_bytes:,} bytes, the server sends {n_bytes:,} "
                 "or more. Try: check the address"
@@ -176,9 +183,8 @@ class _BrokenError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """Where a part file came from: kept beside it, and compared before it is resumed."""
+    """Which version of a file a part is of, as the server named it; kept beside the part."""
 
-    url: str
     validator: str
     total: int | None
 
@@ -189,8 +195,7 @@ class _Origin:
             origin = cls(**noted)
         except (OSError, ValueError, TypeError):  # absent or damaged: as if there were no part
             return None
-        valid = isinstance(origin.url, str) and isinstance(origin.validator, str)
-        return origin if valid and part.is_file() else None
+        return origin if isinstance(origin.validator, str) and part.is_file() else None
 
     def write(self, part: Path) -> None:
         _note(part).write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -199,7 +204,7 @@ class _Origin:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but never to another scheme than http(s), nor out of https."""
 
-    def redirect_request(  # noqa: D102 - as inherited
+    def redirect_request(  # noqa: PLR0917 - the signature is urllib's
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip
@@ -233,6 +238,17 @@ def _refuse_scheme(url: str) -> None:
         raise DownloadError(f"{url!r} is no address: {error}") from error
     if parts.scheme not in {"http", "https"} or not host:
         raise DownloadError(f"expected an http:// or https:// address, found {url!r}")
+
+
+def _read(response: Any) -> bytes:
+    try:
+        return bytes(response.read(BLOCK_BYTES))
+    except (OSError, http.client.HTTPException) as error:
+        raise _BrokenError(f"the connection broke ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _validator(headers: Any) -> str:

@@ -85,6 +85,8 @@ class DatasetInvalidError(DatasetError):
             f"{path}: expected {expected}, found {found}. "
             "Try: stream-classifier dataset fetch --force"
         )
+        self.expected = expected
+        self.found = found
 
 
 class DownloadError(DatasetError):

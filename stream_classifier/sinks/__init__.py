@@ -1,0 +1,1 @@
+"""From results to subscribers: durable outbox, then MQTT."""

@@ -4,8 +4,8 @@ The types are the contract. Their JSON Schema (2020-12) comes from ``json_schema
 changes only ever add. Every payload stays below ``MAX_PAYLOAD_BYTES``, holds no NaN and no
 control character, and names times in UTC with milliseconds.
 
-Three fields are stamped when a message goes out, not when it is made: ``published``,
-``seq`` and, for events, ``late`` and ``durable`` (``stamped``).
+``published`` and ``seq``, and of events ``late`` and ``durable``, are stamped when a message
+goes out, not when it is made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -39,10 +39,13 @@ from stream_classifier.signals import (
 MAX_PAYLOAD_BYTES = 16_000
 """Every payload is smaller, for up to 512 channels with labels of any length."""
 
-ALERT_SCHEMA = "stream_classifier/alert/1"
-EVENT_SCHEMA = "stream_classifier/event/1"
-PREDICTION_SCHEMA = "stream_classifier/prediction/1"
-INFO_SCHEMA = "stream_classifier/info/1"
+LATE_AFTER = timedelta(seconds=5)
+"""An event that goes out this long after its decision is marked as late."""
+
+ALERT_SCHEMA: Final = "stream_classifier/alert/1"
+EVENT_SCHEMA: Final = "stream_classifier/event/1"
+PREDICTION_SCHEMA: Final = "stream_classifier/prediction/1"
+INFO_SCHEMA: Final = "stream_classifier/info/1"
 
 _NAME_BYTES = 256
 _LABEL_BYTES = 48
@@ -214,8 +217,10 @@ class EventMessage(AlertFields):
 
 
 class PredictionMessage(Decided):
-    """p(seizure) of the newest window. The other classes say where and how a recording was
-    made, not what a person has: they are not published.
+    """p(seizure) of the newest window.
+
+    The other classes say where and how a recording was made, not what a person has: they
+    are not published.
     """
 
     schema_: Literal["stream_classifier/prediction/1"] = Field(PREDICTION_SCHEMA, alias="schema")
@@ -440,9 +445,29 @@ def stamped(payload: bytes, **facts: Scalar) -> bytes:
 
     Works on the payload and not on the type, so that an event that an earlier version
     left in the outbox goes out as it was, with every field it had.
+
+    Raises:
+        ValueError: If the payload is no JSON.
     """
     fields = json.loads(payload) | facts
     return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: bool) -> bytes:
+    """Return an event's payload as it goes out, and say in it whether it is late.
+
+    Raises:
+        ValueError: If the payload is no JSON or holds no time of decision.
+    """
+    decided = json.loads(payload).get("decided")
+    waited = published - datetime.fromisoformat(str(decided))
+    return stamped(
+        payload,
+        published=iso_utc(published),
+        seq=seq,
+        late=waited > LATE_AFTER,
+        durable=durable,
+    )
 
 
 def json_schema(message: type[Message]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -95,7 +95,7 @@ class Outbox:
     Attributes:
         set_aside: Where a damaged file was moved by ``open``, else None.
         dropped: Events dropped so far because they were too old or too many.
-        fault: Why the newest event is not on disk, or None.
+        fault: What the disk refused last; None once it takes events again.
 
     Example:
         async with Outbox(path=Path("outbox.sqlite"), max_age_s=259_200, max_rows=100_000) as box:
@@ -283,58 +283,65 @@ class Outbox:
     def _put(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
         if any(row.event_id == event_id for row in self._memory):
             return False
-        now = self._now()
+        row = OutboxRow(
+            position=self._last_position + 1,
+            event_id=event_id,
+            topic=topic,
+            payload=payload,
+            durable=True,
+            expendable=expendable,
+            put_at=self._now(),
+        )
         try:
-            self._insert(self._connected(), event_id, topic, payload, expendable, now)
+            self._insert(self._connected(), row)
         except sqlite3.Error as error:
-            if self.fault is None:
-                log.error("outbox %s takes no events, keeping them in memory: %s", self.path, error)  # noqa: TRY400 - the cause is named; a traceback tells a user nothing
-            self.fault = str(error)
-            self._last_position += 1
-            self._memory.append(
-                OutboxRow(self._last_position, event_id, topic, payload, False, expendable, now)
-            )
-            self._drop_from_memory()
+            self._remember(replace(row, durable=False), why=str(error))
             return False
         if self.fault is not None:
             log.warning("outbox %s takes events again", self.path)
-        self.fault = None
+            self.fault = None
         return True
 
-    def _insert(
-        self,
-        database: sqlite3.Connection,
-        event_id: str,
-        topic: str,
-        payload: bytes,
-        expendable: bool,
-        now: float,
-    ) -> None:
+    def _insert(self, database: sqlite3.Connection, row: OutboxRow) -> None:
         with database:  # one transaction: committed at its end, or rolled back
             database.execute("BEGIN IMMEDIATE")
             n_gone = self._delete_gone(database)
             n_new = database.execute(
                 "INSERT INTO outbox (position, event_id, topic, payload, expendable, put_at) "
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
-                (self._last_position + 1, event_id, topic, payload, expendable, now),
+                (row.position, row.event_id, row.topic, row.payload, row.expendable, row.put_at),
             ).rowcount
-            n_dropped = self._drop_old(database, now - self.max_age_s)
+            n_dropped = self._drop_old(database, row.put_at - self.max_age_s)
             n_dropped += self._drop_surplus(database, self._n_rows - n_gone + n_new - n_dropped)
         self._gone.clear()
         self._n_rows += n_new - n_gone - n_dropped
         self._last_position += n_new
         self._report_dropped(n_dropped)
 
+    def _remember(self, row: OutboxRow, *, why: str) -> None:
+        self._report_fault(f"takes no events, keeping them in memory: {why}")
+        self._last_position = row.position
+        self._memory.append(row)
+        if len(self._memory) > MEMORY_ROWS:
+            first = min(self._memory, key=lambda row: (not row.expendable, row.position))
+            self._memory.remove(first)
+            self._report_dropped(1)
+
     def _pending(self, limit: int) -> list[OutboxRow]:
-        on_disk = [
-            OutboxRow(position, event_id, topic, payload, True, bool(expendable), put_at)
-            for position, event_id, topic, payload, expendable, put_at in self._connected().execute(
+        try:
+            found = self._connected().execute(
                 "SELECT position, event_id, topic, payload, expendable, put_at FROM outbox "
                 "ORDER BY position LIMIT ?",
                 (limit + len(self._gone),),
             )
-            if event_id not in self._gone
-        ]
+            on_disk = [
+                OutboxRow(position, event_id, topic, payload, True, bool(expendable), put_at)
+                for position, event_id, topic, payload, expendable, put_at in found
+                if event_id not in self._gone
+            ]
+        except sqlite3.Error as error:
+            self._report_fault(f"gives no events: {error}")
+            on_disk = []
         rows = sorted((*on_disk, *self._memory), key=operator.attrgetter("position"))
         return rows[:limit]
 
@@ -372,11 +379,10 @@ class Outbox:
             (n_rows - self.max_rows,),
         ).rowcount
 
-    def _drop_from_memory(self) -> None:
-        if len(self._memory) > MEMORY_ROWS:
-            first = min(self._memory, key=lambda row: (not row.expendable, row.position))
-            self._memory.remove(first)
-            self._report_dropped(1)
+    def _report_fault(self, fault: str) -> None:
+        if fault != self.fault:
+            log.error("outbox %s %s", self.path, fault)
+        self.fault = fault
 
     def _report_dropped(self, n: int) -> None:
         if n:

@@ -1,0 +1,320 @@
+"""``stream-classifier demo``: all parts at work, each as it would run by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+
+from stream_classifier.errors import DatasetNotFoundError, StreamClassifierError
+
+if TYPE_CHECKING:
+    from stream_classifier.demo import Tally
+    from stream_classifier.sinks.broker import BrokerSettings
+
+STREAM = "demo"
+REFRACTORY_S = 10
+"""Shorter than the shipped 90 s, so that one demo shows an alert end and another begin."""
+
+BARS = " ▁▂▃▄▅▆▇█"
+SPARKLINE_SAMPLES = 60
+
+
+def demo(
+    ctx: typer.Context,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="How long the device plays; inf goes on for ever.")
+    ] = 90,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder.", show_default=False)
+    ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="A neural mass model, even if there is data.")
+    ] = False,
+    broker: Annotated[str, typer.Option(help='mqtt://host:port or "embedded".')] = "embedded",
+    json_: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
+) -> None:
+    """Play a headset, classify it, and show the alert arrive over MQTT.
+
+    A simulated device on Lab Streaming Layer and the pipeline run as processes of their own,
+    beside a broker and a subscriber. The first seizure starts 20 s into the demo.
+    """
+    from stream_classifier.sources.lsl_runtime import quiet_liblsl  # noqa: PLC0415
+
+    debug = bool(ctx.obj and ctx.obj["debug"])
+    quiet_liblsl(debug)
+    from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
+
+    played = "synthetic" if synthetic or not _has_data(data) else "epileptic_seizure_recognition"
+    show = _Show(live=sys.stderr.isatty() and not debug)
+    with asyncio.Runner(loop_factory=event_loop_factory) as runner:
+        result = runner.run(
+            _demo(show, played=played, data=data, seconds=seconds, broker=broker, debug=debug)
+        )
+    show.verdict(result)
+    if json_:
+        print(json.dumps(result))
+
+
+def _has_data(data: Path | None) -> bool:
+    from stream_classifier.datasets import find_rows  # noqa: PLC0415
+
+    try:
+        find_rows(data)
+    except DatasetNotFoundError:
+        return False
+    return True
+
+
+async def _demo(
+    show: _Show, *, played: str, data: Path | None, seconds: float, broker: str, debug: bool
+) -> dict[str, Any]:
+    from stream_classifier.demo import Tally  # noqa: PLC0415
+
+    tally = Tally()
+    source_id = f"stream-classifier-demo-{os.getpid()}"
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        settings = await stack.enter_async_context(_broker(broker))
+        listening = asyncio.Event()
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        subscriber = tasks.create_task(_subscribe(settings, tally, listening), name="subscriber")
+        await listening.wait()
+        device = await stack.enter_async_context(
+            _process(
+                *("simulate", "scenario", "demo", "--name", STREAM, "--source-id", source_id),
+                *(("--synthetic",) if played == "synthetic" else ()),
+                *(("--data", str(data)) if data else ()),
+                log=None if debug else folder / "device.log",
+            )
+        )
+        pipeline = await stack.enter_async_context(
+            _process(
+                *("run", "--json", "--source-id", source_id, "--wait", "30"),
+                *("--broker", str(settings), "--stream", STREAM),
+                *("--set", f"outbox.path={folder / 'outbox.sqlite'}"),
+                *("--set", f"alarm.refractory_s={REFRACTORY_S}"),
+                log=None if debug else folder / "pipeline.log",
+            )
+        )
+        started_s = time.monotonic()
+        truth = await stack.enter_async_context(_truth(source_id, tally))
+        with show.on(tally, settings, played=played):
+            while time.monotonic() - started_s < seconds:
+                show.refresh(elapsed_s=time.monotonic() - started_s, seconds=seconds)
+                _must_live(device, "device", folder)
+                _must_live(pipeline, "pipeline", folder)
+                await asyncio.sleep(0.1)
+        ended_s = time.time()
+        truth.set()
+        summary = await _stop(pipeline)
+        await _stop(device)
+        subscriber.cancel()
+    return tally.result(data=played, n_windows=summary.get("windows", 0), ended_s=ended_s)
+
+
+@contextlib.asynccontextmanager
+async def _broker(url: str) -> AsyncIterator[BrokerSettings]:
+    from stream_classifier.sinks.broker import parse_broker_url  # noqa: PLC0415
+
+    if url != "embedded":
+        yield parse_broker_url(url)
+        return
+    from stream_classifier.sinks.embedded_broker import EmbeddedBroker  # noqa: PLC0415 - extra
+
+    async with EmbeddedBroker() as embedded:
+        yield parse_broker_url(embedded.url)
+
+
+async def _subscribe(broker: BrokerSettings, tally: Tally, listening: asyncio.Event) -> None:
+    from stream_classifier.sinks.subscriber import watch  # noqa: PLC0415
+
+    async for message in watch(broker, stream=STREAM, on_listening=listening.set):
+        match message.what:
+            case "prediction":
+                tally.prediction(message.fields, message.received_s)
+            case "event":
+                tally.event(message.fields, message.received_s)
+            case "status":
+                tally.status = message.text
+            case "alert":
+                tally.signal = message.fields["signal"]
+
+
+@contextlib.asynccontextmanager
+async def _truth(source_id: str, tally: Tally) -> AsyncIterator[threading.Event]:
+    """Read the device's markers on a thread; they come with LSL time."""
+    from stream_classifier.sources.lsl import lsl_clock  # noqa: PLC0415
+    from stream_classifier.sources.markers import read_markers  # noqa: PLC0415
+
+    stop = threading.Event()
+    loop = asyncio.get_running_loop()
+    to_unix_s = time.time() - lsl_clock()
+
+    def take(text: str, at_s: float) -> None:
+        loop.call_soon_threadsafe(tally.marker, text, at_s + to_unix_s)
+
+    reading = asyncio.create_task(
+        asyncio.to_thread(
+            read_markers, f"{source_id}-markers", on_marker=take, wait_s=30, stop=stop
+        ),
+        name="truth",
+    )
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await reading
+
+
+@contextlib.asynccontextmanager
+async def _process(*arguments: str, log: Path | None) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run one of our own commands in a process of its own, and end it with this block.
+
+    Args:
+        *arguments: The command and its options.
+        log: Where its standard error goes; None: to ours, with debugging on.
+    """
+    with contextlib.ExitStack() as stack:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "stream_classifier"),
+            *(() if log else ("--debug",)),
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=stack.enter_context(log.open("wb")) if log else None,
+        )
+    try:
+        yield process
+    finally:
+        await _stop(process)
+
+
+def _must_live(process: asyncio.subprocess.Process, name: str, folder: Path) -> None:
+    if process.returncode is None:
+        return
+    log = folder / f"{name}.log"
+    said = log.read_text(errors="replace").strip()[-1000:] if log.exists() else ""
+    raise StreamClassifierError(
+        f"the {name}'s process ended with exit code {process.returncode}. It said:\n{said}\n"
+        "Try: stream-classifier doctor; stream-classifier --debug demo"
+    )
+
+
+async def _stop(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """End a process as a service manager would, and return the JSON that it printed, if any."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(5):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        out, _ = await process.communicate()
+    lines = out.decode().strip().splitlines()
+    return dict(json.loads(lines[-1])) if lines and lines[-1].startswith("{") else {}
+
+
+class _Show:
+    """What a person sees, on standard error: a live view on a terminal, else a few lines."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._is_live = live
+        self._recent: deque[float | None] = deque(maxlen=SPARKLINE_SAMPLES)
+        self._n_shown = 0
+
+    @contextlib.contextmanager
+    def on(self, tally: Tally, broker: BrokerSettings, *, played: str) -> Iterator[None]:
+        """Show this tally until the end of the block."""
+        self._tally = tally
+        port, host = broker.port, broker.host
+        self._hint = f"mosquitto_sub -h {host} -p {port} -t 'stream_classifier/{STREAM}/alert/#' -v"
+        self._played = played
+        self._console.print(f"playing {played}; watch it yourself:\n  {self._hint}", markup=False)
+        if not self._is_live:
+            yield
+            return
+        with Live(console=self._console, auto_refresh=False, transient=True) as self._view:
+            yield
+
+    def refresh(self, *, elapsed_s: float, seconds: float) -> None:
+        """Bring the view up to date."""
+        tally = self._tally
+        for alert in tally.alerts[self._n_shown :]:
+            self._console.print(_line(alert), markup=False, soft_wrap=True)
+        self._n_shown = len(tally.alerts)
+        self._recent.append(tally.p)
+        if self._is_live:
+            self._view.update(self._panel(elapsed_s, seconds), refresh=True)
+
+    def _panel(self, elapsed_s: float, seconds: float) -> Panel:
+        tally = self._tally
+        seizing = bool(tally.seizures) and tally.seizures[-1].offset_s is None
+        end = "" if math.isinf(seconds) else f" of {seconds:.0f}"
+        alert = tally.state == "alert"
+        grid = Table.grid(padding=(0, 2))
+        grid.add_row("device plays", "[bold]SEIZURE[/]" if seizing else "background")
+        grid.add_row("signal", f"{tally.signal}   (pipeline {tally.status})")
+        grid.add_row("p(seizure)", f"{_number(tally.p)}  {self._sparkline()}")
+        grid.add_row("alert", "[bold white on red] !!! SEIZURE ALERT [/]" if alert else "none")
+        latest = tally.latencies_ms[-200:]
+        if latest:
+            grid.add_row(
+                "sample to subscriber", f"{sorted(latest)[len(latest) // 2]:.1f} ms median"
+            )
+        return Panel(
+            grid,
+            title=f"stream_classifier demo   {elapsed_s:.0f}{end} s",
+            subtitle="research use only, not a medical device",
+            expand=False,
+        )
+
+    def _sparkline(self) -> str:
+        return "".join(
+            "·" if p is None else BARS[min(int(p * len(BARS)), len(BARS) - 1)] for p in self._recent
+        )
+
+    def verdict(self, result: dict[str, Any]) -> None:
+        """Say how it went."""
+        latencies = ", ".join(f"{s:.1f} s" for s in result["detection_latency_s"]) or "none"
+        transport = result["sample_to_subscriber_ms"]
+        self._console.print(
+            f"{result['seizures_detected']} of {result['seizures_true']} seizures detected "
+            f"(latency {latencies}), {result['false_alarms']} false alarms, "
+            f"{result['windows']} windows; sample to subscriber {transport['p50']} ms median, "
+            f"{transport['p99']} ms p99 (n = {transport['n']})",
+            markup=False,
+        )
+
+
+def _line(alert: dict[str, Any]) -> str:
+    at = datetime.fromisoformat(alert["ts"]).astimezone()
+    sign = "!!!" if alert["on"] else "   "
+    return (
+        f"{at:%H:%M:%S} {sign} {alert['event_type']:8} p {alert['p']:.2f}  "
+        f"{', '.join(alert['channels'])}  {alert['alert_id'][:8]}"
+    )
+
+
+def _number(p: float | None) -> str:
+    return " -- " if p is None else f"{p:.2f}"

@@ -1,0 +1,143 @@
+"""``stream-classifier run``: attach to a stream, classify it, publish alerts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from stream_classifier.cli.config import ConfigOption
+from stream_classifier.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stream_classifier.config import Settings
+    from stream_classifier.service import Attached
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be given again."),
+]
+
+
+def run(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Option(help="LSL stream name.")] = None,
+    stream_type: Annotated[str | None, typer.Option("--type", help="LSL stream type.")] = None,
+    source_id: Annotated[str | None, typer.Option(help="LSL source_id: the surest.")] = None,
+    channels: Annotated[str | None, typer.Option(help="Labels to use, e.g. C3,C4.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit, where the stream says none.")] = None,
+    wait: Annotated[
+        str | None, typer.Option(help='Seconds to wait for the stream, or "forever".')
+    ] = None,
+    broker: Annotated[
+        str | None, typer.Option(help='mqtt://host:port, mqtts://host:port or "embedded".')
+    ] = None,
+    username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Name to publish under.")] = None,
+    bundle: Annotated[str | None, typer.Option(help="Model bundle: a name or a folder.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, reference or torch.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this time.")] = None,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print a summary at the end.")] = False,
+) -> None:
+    """Attach to an LSL stream, classify it, and publish alerts over MQTT.
+
+    Runs until it is stopped. A stream or a broker that goes away is waited for. Every
+    setting: stream-classifier config init.
+    """
+    from stream_classifier.config import load  # noqa: PLC0415
+
+    flags: dict[str, dict[str, Any]] = {
+        "source": {
+            "name": name,
+            "type": stream_type,
+            "source_id": source_id,
+            "channels": channels,
+            "unit": unit,
+            "wait_s": wait,
+        },
+        "mqtt": {
+            "broker": broker,
+            "username": username,
+            "password_file": password_file,
+            "stream": stream,
+        },
+        "model": {"bundle": bundle, "engine": engine, "device": device},
+    }
+    for path, value in (_assignment(text) for text in settings or []):
+        section = flags.setdefault(path[0], {}) if len(path) > 1 else flags
+        section[path[-1]] = value
+    resolved = load(config, flags)
+    debug = bool(ctx.obj and ctx.obj["debug"])
+    logging.basicConfig(
+        level=logging.DEBUG if debug else resolved.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    _serve(resolved, seconds=seconds, debug=debug, json_=json_)
+
+
+def _serve(settings: Settings, *, seconds: float | None, debug: bool, json_: bool) -> None:
+    from stream_classifier.sources.lsl_runtime import quiet_liblsl  # noqa: PLC0415
+
+    quiet_liblsl(debug)
+    from stream_classifier.service import serve  # noqa: PLC0415
+    from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
+
+    def say_ended(summary: dict[str, Any]) -> None:
+        if json_:
+            print(json.dumps(summary), flush=True)
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        terminated = False
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            if task is not None:
+                task.cancel()
+
+        with contextlib.suppress(NotImplementedError):  # Windows has none in a loop
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            await serve(settings, on_attached=_say_attached, on_ended=say_ended, seconds=seconds)
+        except asyncio.CancelledError:
+            if not terminated:
+                raise
+
+    with asyncio.Runner(loop_factory=event_loop_factory) as runner:
+        runner.run(main())
+
+
+def _say_attached(attached: Attached) -> None:
+    spec = attached.spec
+    source = f"{spec.name!r} ({spec.n_channels} ch, {spec.rate_hz:g} Hz: {', '.join(spec.labels)})"
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"attached to {source}")
+    console.print(f"publishing to {attached.broker} under {attached.topics.prefix}/")
+    console.print(f"model {attached.bundle.name} {attached.bundle.digest[:12]}; for research only")
+
+
+def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: expected SECTION.KEY=VALUE, e.g. alarm.smoothing_s=2")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word is a string
+    return tuple(key.strip().split(".")), parsed

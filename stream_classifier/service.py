@@ -1,0 +1,247 @@
+"""Settings to a running pipeline: the one place where the parts are chosen and joined."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from stream_classifier import __version__
+from stream_classifier.bundle import Bundle, load_bundle
+from stream_classifier.config import AlarmSettings, MqttSettings, Settings
+from stream_classifier.detection.alarm import AlarmRule
+from stream_classifier.detection.detector import Detector, DetectorSettings
+from stream_classifier.engines import make_engine
+from stream_classifier.errors import ConfigError
+from stream_classifier.pipeline import Pipeline, Reader
+from stream_classifier.signals import StreamSpec
+from stream_classifier.sinks.broker import BrokerSettings, broker_settings
+from stream_classifier.sinks.connection import probe
+from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
+from stream_classifier.sinks.mqtt import MqttSink
+from stream_classifier.sinks.outbox import Outbox
+from stream_classifier.sinks.topics import Topics, stream_level
+from stream_classifier.sources.lsl import LslSource, lsl_clock
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What a running pipeline has attached to.
+
+    Attributes:
+        spec: The stream, under the name it is published by.
+        broker: Where results go.
+        topics: Its topics.
+        bundle: What decides.
+        delay_s: Signal time that must follow a sample before it can be classified.
+    """
+
+    spec: StreamSpec
+    broker: BrokerSettings
+    topics: Topics
+    bundle: Bundle
+    delay_s: float
+
+
+async def serve(
+    settings: Settings,
+    *,
+    on_attached: Callable[[Attached], None],
+    on_ended: Callable[[dict[str, Any]], None],
+    seconds: float | None = None,
+) -> None:
+    """Run one stream's pipeline until it is cancelled.
+
+    Args:
+        settings: Everything.
+        on_attached: Told once, when the stream is attached.
+        on_ended: Told what happened, counts and latencies, however it ended.
+        seconds: Stop by itself this long after attaching; None runs on.
+
+    Raises:
+        StreamClassifierError: Whatever a person must mend; see the error tree.
+    """
+    bundle = load_bundle(settings.model.bundle)
+    engine = make_engine(
+        bundle,
+        name=settings.model.engine,
+        device=settings.model.device,
+        hop_samples=settings.model.hop_samples,
+    )
+    detection = detector_settings(bundle, settings.alarm)
+    stop = threading.Event()
+    source = LslSource(
+        name=settings.source.name,
+        type=settings.source.type,
+        source_id=settings.source.source_id,
+        channels=settings.source.channels,
+        unit=settings.source.unit,
+        wait_s=settings.source.wait_s,
+        stop=stop,
+    )
+
+    def make_detector(spec: StreamSpec) -> Detector:
+        return Detector(bundle=bundle, spec=spec, engine=engine, settings=detection)
+
+    async with contextlib.AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(_broker(settings.mqtt))
+        await probe(broker)
+        reader = Reader(source, make_detector, clock=lsl_clock, stop=stop)
+        await stack.enter_async_context(reader)
+        spec = replace(reader.detector.spec, name=settings.mqtt.stream or reader.detector.spec.name)
+        builder = MessageBuilder(
+            spec=spec,
+            model=ModelRef(
+                name=bundle.name,
+                sha256=bundle.digest,
+                raise_threshold=detection.rule.raise_threshold,
+                clear_threshold=detection.rule.clear_threshold,
+            ),
+            clock=WallClock.set_now(lsl_clock()),
+        )
+        topics = Topics(stream=spec.name, base=broker.base_topic)
+        outbox = await stack.enter_async_context(
+            Outbox(
+                path=settings.outbox.path or outbox_path(spec.name),
+                max_age_s=settings.outbox.max_age_h * 3600,
+                max_rows=settings.outbox.max_rows,
+            )
+        )
+        info = builder.info(
+            at=datetime.now(UTC),
+            topics=topics.by_name(),
+            versions=_versions(),
+            card=_card(bundle),
+        )
+        sink = await stack.enter_async_context(
+            MqttSink(settings=broker, outbox=outbox, topics=topics, info=info)
+        )
+        on_attached(
+            Attached(
+                spec=spec,
+                broker=broker,
+                topics=topics,
+                bundle=bundle,
+                delay_s=reader.detector.delay_s,
+            )
+        )
+        pipeline = Pipeline(reader=reader, builder=builder, sink=sink, clock=lsl_clock)
+        stack.callback(lambda: on_ended(_summary(pipeline, reader, source)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await pipeline.run()
+
+
+def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
+    """Take the bundle's alarm rule, and from the settings what they override.
+
+    Raises:
+        ConfigError: If the thresholds that result make no sense together.
+    """
+
+    def pick(mine: float | None, bundled: float) -> float:
+        return bundled if mine is None else mine
+
+    try:
+        rule = AlarmRule(
+            raise_threshold=pick(alarm.raise_threshold, bundle.alarm.raise_threshold),
+            clear_threshold=pick(alarm.clear_threshold, bundle.alarm.clear_threshold),
+            persistence_s=pick(alarm.persistence_s, bundle.alarm.persistence_s),
+            refractory_s=pick(alarm.refractory_s, bundle.alarm.refractory_s),
+        )
+    except ValueError as error:
+        raise ConfigError(f"{error}. Try: alarm.raise_threshold, alarm.clear_threshold") from error
+    return DetectorSettings(
+        rule=rule,
+        smoothing_s=pick(alarm.smoothing_s, bundle.alarm.smoothing_s),
+        channel_share=alarm.channel_share,
+    )
+
+
+def outbox_path(stream: str) -> Path:
+    """Return where a stream's outbox lies unless a setting says otherwise."""
+    return platformdirs.user_state_path("stream_classifier") / f"{stream_level(stream)}.sqlite"
+
+
+def mqtt_broker(mqtt: MqttSettings, *, url: str | None = None) -> BrokerSettings:
+    """Return how to reach the broker that the settings name.
+
+    Args:
+        mqtt: The settings.
+        url: Used in place of ``mqtt.broker``.
+    """
+    return broker_settings(
+        url or mqtt.broker,
+        username=mqtt.username,
+        password=mqtt.password,
+        password_file=mqtt.password_file,
+        ca_file=mqtt.ca_file,
+        cert_file=mqtt.cert_file,
+        key_file=mqtt.key_file,
+        client_id=mqtt.client_id,
+        keepalive_s=mqtt.keepalive_s,
+        base_topic=mqtt.base_topic,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _broker(mqtt: MqttSettings) -> AsyncIterator[BrokerSettings]:
+    """Yield how to reach the broker; with ``embedded``, one that lives as long as this."""
+    if mqtt.broker != "embedded":
+        yield mqtt_broker(mqtt)
+        return
+    from stream_classifier.sinks.embedded_broker import EmbeddedBroker  # noqa: PLC0415 - extra
+
+    async with EmbeddedBroker() as embedded:
+        yield mqtt_broker(mqtt, url=embedded.url)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "stream_classifier": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+
+
+def _card(bundle: Bundle) -> dict[str, str | int | float | bool | None]:
+    """Return what a subscriber should know of the model, flat."""
+    return {
+        "version": bundle.version,
+        "protocol": bundle.split.protocol,
+        "window_samples": bundle.window_samples,
+        "hop_samples": bundle.hop_samples,
+        "model_rate_hz": bundle.rate_hz,
+        "accuracy": bundle.metrics.get("accuracy"),
+        "macro_f1": bundle.metrics.get("macro_f1"),
+        "limits": "research only; not a medical device; trained on 500 recordings of 10 people",
+    }
+
+
+def _summary(pipeline: Pipeline, reader: Reader, source: LslSource) -> dict[str, Any]:
+    latency_ms = np.array(pipeline.counters.latency_s) * 1e3
+    health = source.health
+    return {
+        "windows": reader.detector.n_windows,
+        "windows_refused": reader.detector.n_windows_refused,
+        "alerts": pipeline.counters.alerts,
+        "shed": reader.shed,
+        "samples": health.samples,
+        "gaps": health.gaps,
+        "missing_samples": health.missing_samples,
+        "reconnects": health.reconnects,
+        "decision_latency_ms": {
+            "p50": round(float(np.percentile(latency_ms, 50)), 2) if latency_ms.size else None,
+            "p99": round(float(np.percentile(latency_ms, 99)), 2) if latency_ms.size else None,
+            "n": int(latency_ms.size),
+        },
+    }

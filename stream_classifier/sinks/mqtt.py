@@ -1,0 +1,412 @@
+"""From messages to the broker, through every outage.
+
+    event()        -> outbox (disk) --+
+    alert_state()  -> latest ---------+--> one task, one connection --> broker
+    prediction()   -> latest ---------+
+
+Events are sent in order and forgotten only when acknowledged. States are sent again on every
+connect, since a broker forgets even what it acknowledged. Predictions are for looking at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError
+from stream_classifier.sinks.backoff import Backoff
+from stream_classifier.sinks.broker import BrokerSettings
+from stream_classifier.sinks.connection import Connection, Connector, LastWill
+from stream_classifier.sinks.messages import (
+    EVENT_SCHEMA,
+    AlertMessage,
+    EventMessage,
+    InfoMessage,
+    Message,
+    PredictionMessage,
+    StatusMessage,
+    WallClock,
+    iso_utc,
+    stamped,
+    stamped_event,
+)
+from stream_classifier.sinks.outbox import Outbox, OutboxRow
+from stream_classifier.sinks.topics import Topics, stream_level
+from stream_classifier.signals import EventType
+
+HEARTBEAT_S = 10.0
+"""The alert state is sent again after this long, so that silence means trouble."""
+
+PREDICTION_EVERY_S = 0.5
+PREDICTION_EXPIRES_S = 10
+
+RETRY_FIRST_S = 0.25
+RETRY_CAP_S = 5.0
+"""Not longer, so that a broker that is back after any outage shows the truth within 5 s."""
+
+STABLE_S = 10.0
+REFUSED_RETRY_S = 30.0
+"""After a refusal a person must act; asking more often only fills the broker's log."""
+
+DRAIN_S = 1.5
+FLUSH_S = 2.0
+"""A stop takes this long at most, ``DRAIN_S`` of it for events that still wait."""
+
+EVENTS_RETRY_S = 1.0
+"""Until events that could not be read from the outbox are looked for again."""
+
+log = logging.getLogger(__name__)
+_clock_s = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class SinkCounters:
+    """What the sink has done so far.
+
+    Attributes:
+        published: Messages sent; with QoS 1, acknowledged too.
+        reconnects: Connections after the first.
+        predictions_dropped: Predictions that came while the broker was away.
+        denied: Messages that the broker refused to take.
+        pending: Events that wait for the broker now.
+    """
+
+    published: int
+    reconnects: int
+    predictions_dropped: int
+    denied: int
+    pending: int
+
+
+class MqttSink:
+    """Publishes the results of one stream.
+
+    ``run`` in a task; the other methods are for the same event loop and never wait for the
+    broker. Whatever the broker does, ``run`` goes on until it is cancelled: a broker that is
+    away is tried again within 5 s, one that refuses us every 30 s, and both are logged.
+    Credentials are best checked before, with ``connection.probe``.
+
+    Cancelled, it sends what waits (for 2 s at most), says ``stopped`` and leaves. Broken off
+    in any other way, the broker says ``offline`` for it.
+
+    Nothing queues up in memory: events wait in the outbox, and of states and predictions
+    only the latest is kept.
+
+    Args:
+        broker: Where, and how to be let in.
+        outbox: Open, and open until ``run`` has ended. Events of an earlier run that still
+            wait in it are sent, too.
+        topics: Of the stream.
+        info: What is published of the classifier.
+        alert: How things stand at the start, usually with the signal ``starting``. Sent
+            before ``online``, so that nobody takes an older state for the present one.
+        now: The time of day for ``published``. The default is fixed to the wall clock at
+            construction. Pass the clock that labels ``decided``.
+
+    Raises:
+        ConfigError: If a certificate file cannot be read.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: BrokerSettings,
+        outbox: Outbox,
+        topics: Topics,
+        info: InfoMessage,
+        alert: AlertMessage,
+        now: Callable[[], datetime] | None = None,
+    ) -> None:
+        self.topics = topics
+        self._connector = Connector(
+            broker,
+            client_id=broker.client_id or f"stream_classifier-{stream_level(topics.stream)}",
+            will=LastWill(topics.status, b"offline"),
+        )
+        self._outbox = outbox
+        self._info = info
+        self._alert = alert
+        self._prediction: PredictionMessage | None = None
+        self._now = now or _clock_fixed_now()
+
+        self._connected = False
+        self._away: str | None = "not connected yet"
+        self._denied: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._drain_until = float("inf")
+        self._alert_sent: AlertMessage | None = None
+        self._alert_due = 0.0
+        self._prediction_due = 0.0
+        self._events_due = 0.0
+        self._seq: Counter[str] = Counter()
+        self._n_published = 0
+        self._n_connections = 0
+        self._n_predictions_dropped = 0
+        self._n_denied = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connected
+
+    @property
+    def fault(self) -> str | None:
+        """Why results do not reach the broker, in words; None if they do."""
+        return self._away or next(iter(self._denied.values()), None)
+
+    @property
+    def counters(self) -> SinkCounters:
+        """What the sink has done so far."""
+        return SinkCounters(
+            published=self._n_published,
+            reconnects=max(0, self._n_connections - 1),
+            predictions_dropped=self._n_predictions_dropped,
+            denied=self._n_denied,
+            pending=self._outbox.n_pending,
+        )
+
+    async def event(self, event: EventMessage) -> None:
+        """Take one step in the life of an alert; returns once it is on disk.
+
+        A disk that does not take it stops nothing: it is sent all the same, marked as not
+        durable.
+        """
+        await self._outbox.put(
+            event.event_id,
+            self.topics.event,
+            event.to_json(),
+            expendable=event.event_type is EventType.UPDATED,
+        )
+        self._wake.set()
+
+    def alert_state(self, message: AlertMessage) -> None:
+        """Take how things stand now. Sent if it is news, else with the next heartbeat."""
+        self._alert = message
+        if self._alert_is_news():
+            self._wake.set()
+
+    def prediction(self, message: PredictionMessage) -> None:
+        """Take the newest prediction. The latest is sent about twice a second."""
+        if self._connected:
+            self._prediction = message
+            self._wake.set()
+        else:
+            self._n_predictions_dropped += 1
+
+    async def run(self) -> None:
+        """Publish until cancelled."""
+        # A task of its own, and shielded: cancelled directly, it could not finish its work.
+        serving = asyncio.create_task(self._serve(), name="mqtt-serving")
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await self._end(serving)
+            raise
+        finally:
+            serving.cancel()
+            with suppress(asyncio.CancelledError):
+                await serving
+
+    async def _end(self, serving: asyncio.Task[None]) -> None:
+        self._drain_until = _clock_s() + DRAIN_S
+        self._stop.set()
+        self._wake.set()
+        if not self._connected:
+            return  # what waits is on disk
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await asyncio.shield(serving)
+
+    async def _serve(self) -> None:
+        backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
+        while not self._stop.is_set():
+            since_s = _clock_s()
+            try:
+                async with self._connector.connect(on_lost=self._wake.set) as connection:
+                    since_s = _clock_s()
+                    await self._publish_until_stopped(connection)
+            except BrokerRefusedError as error:
+                self._report(str(error), retry_s=REFUSED_RETRY_S)
+                await self._pause(REFUSED_RETRY_S)
+            except BrokerUnavailableError as error:
+                lasted_s = _clock_s() - since_s if self._connected else 0.0
+                retry_s = backoff.next_s(lasted_s=lasted_s)
+                self._report(str(error), retry_s=retry_s)
+                await self._pause(retry_s)
+            finally:
+                self._connected = False
+                self._prediction = None
+
+    def _report(self, fault: str, *, retry_s: float) -> None:
+        if fault != self._away:
+            log.warning("%s; trying again in %.1f s", fault, retry_s)
+        self._away = fault
+        self._connected = False
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def _publish_until_stopped(self, connection: Connection) -> None:
+        self._connected = True
+        self._away = None
+        self._n_connections += 1
+        self._events_due = 0.0
+        await self._publish_message(connection, self.topics.info, self._info)
+        await self._publish_alert(connection)
+        await self._publish_status(connection, "online")
+        log.info("connected to %s with MQTT %s", self._connector.broker, connection.protocol)
+        while not self._stop.is_set():
+            self._wake.clear()
+            await self._publish_due(connection)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._next_due() - _clock_s())):
+                    await self._wake.wait()
+            connection.raise_if_lost()
+        await self._say_goodbye(connection)
+
+    async def _say_goodbye(self, connection: Connection) -> None:
+        await self._publish_events(connection)
+        # Nobody looks at the signal any more. A standing alert stays on.
+        self._alert = self._alert.model_copy(update={"signal": "stopped", "state": None})
+        await self._publish_alert(connection)
+        await self._publish_status(connection, "stopped")
+
+    def _next_due(self) -> float:
+        due = [self._alert_due]
+        if self._prediction is not None:
+            due.append(self._prediction_due)
+        if self._outbox.n_pending:
+            due.append(self._events_due)
+        return min(due)
+
+    async def _publish_due(self, connection: Connection) -> None:
+        if self._outbox.n_pending and _clock_s() >= self._events_due:
+            await self._publish_events(connection)
+        if self._alert_is_news() or _clock_s() >= self._alert_due:
+            await self._publish_alert(connection)
+        if self._prediction is not None and _clock_s() >= self._prediction_due:
+            self._prediction_due = _clock_s() + PREDICTION_EVERY_S
+            message, self._prediction = self._prediction, None
+            await self._publish_message(connection, self.topics.prediction, message)
+
+    async def _publish_events(self, connection: Connection) -> None:
+        """Send the events that wait, oldest first; the first one denied holds up the rest."""
+        while rows := await self._outbox.pending():
+            for row in rows:
+                if _clock_s() >= self._drain_until:
+                    return
+                if not await self._publish_event(connection, row):
+                    self._events_due = _clock_s() + REFUSED_RETRY_S
+                    return
+                await self._outbox.delivered(row.event_id)
+        if self._outbox.n_pending:
+            self._events_due = _clock_s() + EVENTS_RETRY_S
+
+    async def _publish_event(self, connection: Connection, row: OutboxRow) -> bool:
+        try:
+            payload = stamped_event(
+                row.payload,
+                published=self._now(),
+                seq=self._seq[row.topic],
+                durable=row.durable,
+            )
+        except ValueError as error:
+            log.error("event %s in the outbox is damaged and left out: %s", row.event_id, error)  # noqa: TRY400 - the cause is named
+            return True
+        labels = {"schema": EVENT_SCHEMA, "simulated": _word(self._info.simulated)}
+        return await self._publish(connection, row.topic, payload, labels=labels)
+
+    def _alert_is_news(self) -> bool:
+        return self._alert_sent is None or _gist(self._alert) != _gist(self._alert_sent)
+
+    async def _publish_alert(self, connection: Connection) -> None:
+        self._alert_due = _clock_s() + HEARTBEAT_S
+        self._alert_sent = self._alert
+        await self._publish_message(connection, self.topics.alert, self._alert, retain=True)
+
+    async def _publish_status(self, connection: Connection, status: StatusMessage) -> None:
+        await self._publish(
+            connection, self.topics.status, status.encode(), retain=True, content_type="text/plain"
+        )
+
+    async def _publish_message(
+        self, connection: Connection, topic: str, message: Message, *, retain: bool = False
+    ) -> None:
+        for_view = isinstance(message, PredictionMessage)
+        await self._publish(
+            connection,
+            topic,
+            stamped(message.to_json(), published=iso_utc(self._now()), seq=self._seq[topic]),
+            qos=0 if for_view else 1,
+            retain=retain,
+            expires_s=PREDICTION_EXPIRES_S if for_view else None,
+            labels={"schema": message.schema_, "simulated": _word(message.simulated)},
+        )
+
+    async def _publish(
+        self,
+        connection: Connection,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        content_type: str = "application/json",
+        expires_s: int | None = None,
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> bool:
+        """Send, and return whether the broker took it; denied for one topic, others go on."""
+        try:
+            await connection.publish(
+                topic,
+                payload,
+                qos=qos,
+                retain=retain,
+                content_type=content_type,
+                expires_s=expires_s,
+                labels=labels,
+            )
+        except BrokerRefusedError as error:
+            if topic not in self._denied:
+                log.error("%s", error)  # noqa: TRY400 - the error says all there is to say
+            self._denied[topic] = str(error)
+            self._n_denied += 1
+            return False
+        self._denied.pop(topic, None)
+        self._seq[topic] += 1
+        self._n_published += 1
+        return True
+
+
+def _gist(message: AlertMessage) -> tuple[object, ...]:
+    """Return what makes an alert state news; p and the times change with every window."""
+    return (
+        message.state,
+        message.signal,
+        message.quality,
+        message.on,
+        message.priority,
+        message.alert_id,
+        message.ended,
+        message.latched,
+        message.acknowledged,
+    )
+
+
+def _word(claim: bool) -> str:
+    return "true" if claim else "false"
+
+
+def _clock_fixed_now() -> Callable[[], datetime]:
+    clock = WallClock.set_now(_clock_s())
+    return lambda: clock.utc(_clock_s())

@@ -1,0 +1,455 @@
+"""Which sample is which: from the stamps a device wrote to absolute sample indices.
+
+A stamp may be late (Bluetooth bursts, chunks stamped when they arrived, a program that was
+stopped for a while) but samples are rarely missing, and both look alike at first: the stamps
+step forward. They differ in what follows. After a stall the stamps run faster than the rate
+until they have caught up; after a loss they go on at the rate from their new level. So the
+samples after a step are held until one of the two shows, and nothing is held otherwise::
+
+    stamp - line                     late: caught up, no gap          lost: it stays, a gap
+                                          .                                 . . . . . .
+                                            .                     held for  |- 0.25 s -|
+        . . . . . . . . . . . . . . . .       . . . . .         . . . . . .
+
+The price is small: after a real loss the next window needs 0.67 s of signal anyway.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stream_classifier.signals import Chunk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HOLD_S = 0.25
+"""A step is a loss once the stamps have not caught up for this long (in stamp time)."""
+
+HOLD_AT_START_S = 1.0
+START_S = 2.0
+"""... or for this long in the first seconds, while it is not known how the stamps jitter."""
+
+HOLD_MAX_S = 2.0
+"""Stamps that are still catching up after this long are judged as they stand."""
+
+HOLD_MAX_SAMPLES_S = 60.0
+"""Samples held at most, as time at the nominal rate: the burst after a long stall."""
+
+STEP_SAMPLES = 0.75
+"""A smaller step cannot be a lost sample; what is left is for jitter and a wrong rate."""
+
+JITTER_MARGIN = 2.0
+"""A step must exceed this many times the usual backward steps, which only jitter can make."""
+
+JITTER_MEMORY_S = 10.0
+JITTER_MAX_S = 0.5
+"""Bounds of what is taken for jitter: how long it is remembered, and how large it may be."""
+
+GAP_MAX_S = 3600.0
+"""A longer step on a living connection is no loss: somebody set the device's clock."""
+
+DUPLICATE_MEMORY_S = 10.0
+"""How far back an equal stamp is recognised as a repeated sample."""
+
+MEMORY_S = 20.0
+"""Memory of the fitted line."""
+
+PRIOR_S = 0.5
+"""The nominal rate counts as much as this much signal; by 10 s it no longer matters."""
+
+MEASURED_AFTER_S = 5.0
+"""The measured rate is not shown before."""
+
+
+class Timeline:
+    """Places samples on the grid of their nominal rate, and counts what is missing.
+
+    * A loss leaves a hole of as many indices as samples are missing: exact where the device
+      stamps regularly; where stamps jitter, a loss shorter than twice the jitter is not seen.
+    * Late stamps (bursts, stalls that catch up) leave no hole.
+    * A sample whose stamp equals one of the last 10 s to the nanosecond is dropped and counted.
+    * A stamp that is not a positive finite number says nothing: its sample is placed by
+      counting, or dropped if it would be the first. A single wild stamp is taken for a late one.
+    * Where the stamps stay behind, or are more than an hour ahead, the device's clock was set.
+      Nobody knows what was lost meanwhile: one index is left out, so that nothing spans it.
+    * Where each chunk has one stamp and the rest is deduced at a wrong nominal rate, the rate's
+      error times the chunk must stay below 0.75 samples.
+
+    However the stream is cut into calls, samples, indices and counters are the same. Pure: no
+    clock, no I/O. Not thread-safe.
+
+    Args:
+        rate_hz: Nominal rate, above 0. The true one may differ by some per cent.
+
+    Attributes:
+        n_samples: Samples placed.
+        n_gaps: Holes in the indices.
+        n_missing: Indices in those holes.
+        n_duplicates: Samples dropped because their stamp was there already.
+        n_bad_stamps: Stamps that were no positive finite number.
+        n_clock_steps: Times the device's clock was found set.
+
+    Example:
+        >>> timeline = Timeline(100.0)
+        >>> stamps = 5.0 + np.delete(np.arange(100), range(30, 33)) / 100.0
+        >>> chunks = timeline.place(np.zeros((97, 1), np.float32), stamps)
+        >>> [chunk.indices for chunk in chunks], timeline.n_missing
+        ([range(0, 30), range(33, 100)], 3)
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.n_samples = 0
+        self.n_gaps = 0
+        self.n_missing = 0
+        self.n_duplicates = 0
+        self.n_bad_stamps = 0
+        self.n_clock_steps = 0
+        self._rate_hz = rate_hz
+        self._line = _Line(rate_hz)
+        self._jitter = _Jitter(rate_hz)
+        self._seen = _Seen(rate_hz)
+        self._next_index = 0
+        self._anchor_s = 0.0  # stamp of the newest sample, or where it belongs if that was late
+        self._last_stamp = 0.0
+        self._correction_s = 0.0
+        self._in_session = False  # a usable stamp of this session was taken in
+        self._placed_any = False  # ... and placed
+        self._held_stamps: list[float] = []
+        self._held_samples: NDArray[np.float32] | None = None
+
+    @property
+    def measured_hz(self) -> float | None:
+        """True rate by the stamps (0.1% after 10 s), or None in the first 5 s."""
+        if self._line.n_followed < MEASURED_AFTER_S * self._rate_hz:
+            return None
+        return 1.0 / self._line.period_s
+
+    @property
+    def n_held(self) -> int:
+        """Samples that wait for a step to be understood."""
+        return len(self._held_stamps)
+
+    def resume(self) -> None:
+        """Say that what follows is another session of the same device.
+
+        Its first index will lie as far ahead as time has passed, and at least one index is left
+        out. Samples still held from the old session are given up; they lie in that hole.
+        """
+        self._seen = _Seen(self._rate_hz)
+        self._jitter = _Jitter(self._rate_hz)
+        self._held_stamps = []
+        self._held_samples = None
+        self._in_session = False
+        self._placed_any = False
+
+    def place(
+        self,
+        samples: NDArray[np.float32],
+        stamps: NDArray[np.float64],
+        *,
+        correction_s: float = 0.0,
+        received_s: float = 0.0,
+    ) -> list[Chunk]:
+        """Take in samples and return those whose place is known.
+
+        Args:
+            samples: Shape ``(n_samples, n_channels)``, µV, oldest first; not to be changed later,
+                chunks are views of it.
+            stamps: Shape ``(n_samples,)``, seconds, as the device wrote them.
+            correction_s: What brings them to the clock of ``Chunk.origin_s``. Kept apart from
+                the stamps, so that a better estimate of it never looks like a loss.
+            received_s: Handed on.
+
+        Returns:
+            Consecutive samples a chunk, oldest first; often one chunk, none while held.
+        """
+        samples, pending = self._take_in(samples, stamps)
+        chunks: list[Chunk] = []
+        start = position = 0
+
+        def cut() -> None:
+            nonlocal start
+            if position > start:
+                n = position - start
+                last = self._next_index - 1
+                chunks.append(
+                    Chunk(
+                        samples=samples[start:position],
+                        first_index=self._next_index - n,
+                        origin_s=self._line.at_s + correction_s - last / self._rate_hz,
+                        received_s=received_s,
+                    )
+                )
+            start = position
+
+        while position < len(pending):
+            stamp = pending[position]
+            if not self._placed_any:
+                self._begin(stamp, correction_s)
+            elif self._is_step(stamp):
+                verdict = self._judge(pending, position)
+                if verdict is None:
+                    break
+                if verdict.n_missing:
+                    cut()
+                    self._skip(verdict.n_missing)
+                if verdict.line_moved:
+                    self._start_anew(stamp)
+                    self._count(1)
+                    self.n_clock_steps += verdict.n_missing
+                    position += 1
+                else:
+                    self._line.advance(verdict.n_missing)
+                    self._anchor_s += verdict.n_missing * self._line.period_s
+                    position += self._accept_late(pending, position, verdict.n_late)
+                continue
+            else:
+                self._accept(stamp)
+            position += 1
+        cut()
+        self._correction_s = correction_s
+        self._held_stamps = pending[position:]
+        self._held_samples = samples[position:] if self._held_stamps else None
+        return chunks
+
+    def _take_in(
+        self, samples: NDArray[np.float32], stamps: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], list[float]]:
+        """Drop what was there already, and put the rest behind what is held."""
+        kept: list[int] = []
+        pending = self._held_stamps
+        for row, stamp in enumerate(stamps.tolist()):
+            usable = 0.0 < stamp < math.inf  # False for NaN
+            if usable and self._seen.again(stamp):
+                self.n_duplicates += 1
+                continue
+            self.n_bad_stamps += not usable
+            if usable or self._in_session:
+                self._in_session = True
+                kept.append(row)
+                pending.append(stamp if usable else math.nan)
+        if len(kept) < len(samples):
+            samples = samples[kept]
+        if self._held_samples is not None:
+            samples = np.concatenate((self._held_samples, samples))
+        return samples, pending
+
+    def _begin(self, stamp: float, correction_s: float) -> None:
+        """Place the first sample of a session."""
+        if self.n_samples:
+            away_s = stamp + correction_s - (self._line.at_s + self._correction_s)
+            self._skip(max(1, round(away_s / self._line.period_s) - 1))
+        self._placed_any = True
+        self._start_anew(stamp)
+        self._count(1)
+
+    def _start_anew(self, stamp: float) -> None:
+        self._line.restart(stamp)
+        self._anchor_s = self._last_stamp = stamp
+
+    def _count(self, n: int) -> None:
+        self._next_index += n
+        self.n_samples += n
+
+    def _is_step(self, stamp: float) -> bool:
+        """Whether this stamp leaves the line, and does so suddenly (a wrong rate creeps)."""
+        threshold_s = self._threshold_s
+        away_s = abs(stamp - self._expected_s)
+        step_s = abs(stamp - self._last_stamp - self._line.period_s)
+        return away_s > threshold_s and step_s > threshold_s / 2  # False for NaN
+
+    @property
+    def _expected_s(self) -> float:
+        """Where the next stamp belongs: after the last one if they are regular, else on the line.
+
+        The line needs seconds to learn a wrong rate; regular stamps need no line.
+        """
+        return (self._line.at_s if self._jitter.usual_s else self._anchor_s) + self._line.period_s
+
+    @property
+    def _threshold_s(self) -> float:
+        return max(STEP_SAMPLES * self._line.period_s, JITTER_MARGIN * self._jitter.usual_s)
+
+    def _judge(self, pending: list[float], position: int) -> _Verdict | None:
+        """Look at what follows a step; None while that does not suffice.
+
+        Depends on no more samples than it needs, so that the cut into calls cannot matter.
+        """
+        expected_s, period_s = self._expected_s, self._line.period_s
+        threshold_s = self._threshold_s
+        at_start = self._line.n_followed < START_S * self._rate_hz
+        hold_s = HOLD_AT_START_S if at_start else HOLD_S
+        first = previous = newest = lowest_at = pending[position]
+        forward = first > expected_s
+        lowest_s = settled_s = abs(first - expected_s)
+        backward_s = 0.0
+        most = HOLD_MAX_SAMPLES_S * self._rate_hz
+        for n, stamp in enumerate(pending[position + 1 :], start=1):
+            if math.isnan(stamp):
+                continue
+            off_s = stamp - (expected_s + n * period_s)
+            away_s = off_s if forward else -off_s
+            if away_s <= threshold_s:
+                return _Verdict(n_late=n)
+            backward_s = max(backward_s, previous + period_s - stamp)
+            previous = stamp
+            newest = max(newest, stamp)
+            lowest_s = min(lowest_s, away_s)
+            if away_s < settled_s - period_s:
+                settled_s, lowest_at = away_s, newest
+            if newest - lowest_at < hold_s and newest - first < HOLD_MAX_S and n < most:
+                continue
+            jitter_s = min(backward_s, JITTER_MAX_S)
+            if forward and lowest_s <= JITTER_MARGIN * jitter_s:
+                self._jitter.expect(jitter_s)
+                return _Verdict(n_late=n)
+            if forward and lowest_s <= GAP_MAX_S:
+                return _Verdict(n_missing=max(1, round(lowest_s / period_s)))
+            if not forward and lowest_s <= JITTER_MAX_S:
+                return _Verdict(n_late=1, line_moved=True)
+            return _Verdict(n_late=1, line_moved=True, n_missing=1)
+        return None
+
+    def _skip(self, n_missing: int) -> None:
+        self._next_index += n_missing
+        self.n_missing += n_missing
+        self.n_gaps += 1
+
+    def _accept_late(self, pending: list[float], position: int, n: int) -> int:
+        """Place samples whose own stamps say nothing; learn only how much they jump back."""
+        for stamp in pending[position : position + n]:
+            if not math.isnan(stamp):
+                self._jitter.learn(self._last_stamp + self._line.period_s - stamp)
+                self._last_stamp = stamp
+            self._line.advance(1)
+            self._anchor_s += self._line.period_s
+        self._count(n)
+        return n
+
+    def _accept(self, stamp: float) -> None:
+        if math.isnan(stamp):
+            self._line.advance(1)
+            self._anchor_s += self._line.period_s
+        else:
+            self._jitter.learn(self._last_stamp + self._line.period_s - stamp)
+            self._line.follow(stamp)
+            self._anchor_s = self._last_stamp = stamp
+        self._count(1)
+
+
+class _Verdict(NamedTuple):
+    """What a step was.
+
+    Attributes:
+        n_late: Samples to place without a hole, whatever their stamps say.
+        n_missing: Indices to leave out before them.
+        line_moved: The line starts anew at the step.
+    """
+
+    n_late: int = 0
+    n_missing: int = 0
+    line_moved: bool = False
+
+
+class _Line:
+    """The straight line through stamp over index, fitted as it goes.
+
+    An expanding-memory g-h filter: exactly the least-squares line through all samples so far
+    (and a stretch of nominal ones before the first), until its memory is full; then the gains
+    stay, and it forgets (Brookner, Tracking and Kalman Filtering Made Easy, 1998, 1.2.10).
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.period_s = 1.0 / rate_hz
+        self.at_s = 0.0  # of the newest sample
+        self.n_followed = 0
+        self._n_most = MEMORY_S * rate_hz
+        self._n_prior = max(2.0, PRIOR_S * rate_hz)
+        self._n_level = self._n_rate = self._n_prior
+
+    @property
+    def next_s(self) -> float:
+        """Where the next stamp is expected."""
+        return self.at_s + self.period_s
+
+    def restart(self, stamp: float) -> None:
+        """Go through this stamp; the rate is still the device's, so it stays."""
+        self.at_s = stamp
+        self._n_level = self._n_prior
+
+    def advance(self, n: int) -> None:
+        """Go on along the line."""
+        self.at_s += n * self.period_s
+
+    def follow(self, stamp: float) -> None:
+        """Take in the next stamp."""
+        off_s = stamp - self.next_s
+        n = self._n_level
+        m = self._n_rate
+        self.at_s = self.next_s + off_s * (2 * (2 * n + 1)) / ((n + 1) * (n + 2))
+        self.period_s += off_s * 6 / ((m + 1) * (m + 2))
+        self._n_level = min(n + 1, self._n_most)
+        self._n_rate = min(m + 1, self._n_most)
+        self.n_followed += 1
+
+
+class _Jitter:
+    """How far stamps usually step back. A loss never makes one do so; jitter always does.
+
+    The third largest backward step of the last 10 to 20 s: two wild stamps do not count.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self.usual_s = 0.0
+        self._older: list[float] = []
+        self._newer: list[float] = []
+        self._n_left = self._n_memory = max(1, round(JITTER_MEMORY_S * rate_hz))
+        self._floor_s = 0.01 / rate_hz  # below it is rounding
+
+    def learn(self, backward_s: float) -> None:
+        """Take in the backward step before the next sample; negative if there was none."""
+        self._n_left -= 1
+        if self._n_left == 0:
+            self._n_left = self._n_memory
+            self._older, self._newer = self._newer, []
+            self._update()
+        if backward_s > self._floor_s:  # False for NaN
+            self._newer = heapq.nlargest(3, [*self._newer, min(backward_s, JITTER_MAX_S)])
+            self._update()
+
+    def expect(self, backward_s: float) -> None:
+        """Take this step for usual at once."""
+        self._newer = heapq.nlargest(3, [*self._newer, *[backward_s] * 3])
+        self._update()
+
+    def _update(self) -> None:
+        known = heapq.nlargest(3, self._older + self._newer)
+        self.usual_s = known[2] if len(known) == 3 else 0.0
+
+
+class _Seen:
+    """The stamps of the last 10 s, to the nanosecond (liblsl deduces stamps by adding up)."""
+
+    def __init__(self, rate_hz: float) -> None:
+        self._newest = -math.inf
+        self._order: collections.deque[int] = collections.deque()
+        self._members: set[int] = set()
+        self._n_most = max(1, round(DUPLICATE_MEMORY_S * rate_hz))
+
+    def again(self, stamp: float) -> bool:
+        """Remember a stamp, and say whether it was there already."""
+        key = round(stamp * 1e9)
+        if stamp <= self._newest + 2e-9 and not self._members.isdisjoint((key - 1, key, key + 1)):
+            return True
+        self._newest = max(self._newest, stamp)
+        self._order.append(key)
+        self._members.add(key)
+        if len(self._order) > self._n_most:
+            self._members.discard(self._order.popleft())
+        return False

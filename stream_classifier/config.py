@@ -216,15 +216,14 @@ def template() -> str:
         "# The environment overrides this file (STREAM_CLASSIFIER_MQTT__BROKER=...), flags both.",
         "",
     ]
-    for section, key, value, description in _fields(Settings()):
+    for section, key, value, description in _defaults():
         if isinstance(section, str) and key is None:
             lines += ["", f"[{section}]"]
         elif (section, key) in _SECRETS:
             lines.append(f"# {key}: from {ENV_PREFIX}MQTT__PASSWORD or password_file only")
         else:
-            lines.append(
-                f"# {key} = {_toml(value)}" + (f"  # {description}" if description else "")
-            )
+            set_to = "" if value is None else _toml(value)
+            lines.append(f"# {key} = {set_to}" + (f"  # {description}" if description else ""))
     return "\n".join(lines) + "\n"
 
 
@@ -377,16 +376,14 @@ def _holds(data: Mapping[str, Any], path: tuple[str, ...]) -> bool:
     return True
 
 
-def _fields(settings: Settings) -> Iterator[tuple[str | None, str | None, Any, str | None]]:
+def _defaults() -> Iterator[tuple[str | None, str | None, Any, str | None]]:
     for name, field in Settings.model_fields.items():
-        value = getattr(settings, name)
-        if not isinstance(value, Section):
-            yield None, name, value, field.description
-    for name in _sections():
-        section = getattr(settings, name)
+        if not isinstance(field.default, Section):
+            yield None, name, field.default, field.description
+    for name, model in _sections().items():
         yield name, None, None, None
-        for key, field in type(section).model_fields.items():
-            yield name, key, getattr(section, key), field.description
+        for key, field in model.model_fields.items():
+            yield name, key, field.default, field.description
 
 
 def _toml(value: Any) -> str:

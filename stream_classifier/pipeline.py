@@ -56,7 +56,7 @@ class Sink(Protocol):
         ...
 
     def alert_state(self, message: AlertMessage) -> None:
-        """Replace the alert state."""
+        """Replace the alert state; the sink sends it if it is news, or as a heartbeat."""
         ...
 
     def prediction(self, message: PredictionMessage) -> None:
@@ -268,14 +268,9 @@ class Pipeline:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch
-            self.signal = "stopped"
-            self._prediction = None
-            self._publish_state()
 
     async def _take(self, decision: Decision) -> None:
         decided = self._builder.clock.utc(decision.decided_s)
-        before = (self.signal, self._prediction and self._prediction.state)
-        events = 0
         for item in decision.items:
             if isinstance(item, Prediction):
                 self._prediction, self._decided = item, decided
@@ -286,10 +281,8 @@ class Pipeline:
                     self._builder.prediction(item, signal=self.signal, decided=decided)
                 )
             else:
-                events += 1
                 await self._take_event(item, decided)
-        if events or before != (self.signal, self._prediction and self._prediction.state):
-            self._publish_state()
+        self._publish_state()
         self.counters.shed = self._reader.shed
 
     async def _take_event(self, event: AlertEvent, decided: datetime) -> None:

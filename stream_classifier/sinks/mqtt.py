@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
+from typing import Self
 
 from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError
+from stream_classifier.signals import EventType
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings
 from stream_classifier.sinks.connection import Connection, Connector, LastWill
@@ -39,7 +41,6 @@ from stream_classifier.sinks.messages import (
 )
 from stream_classifier.sinks.outbox import Outbox, OutboxRow
 from stream_classifier.sinks.topics import Topics, stream_level
-from stream_classifier.signals import EventType
 
 HEARTBEAT_S = 10.0
 """The alert state is sent again after this long, so that silence means trouble."""
@@ -86,29 +87,29 @@ class SinkCounters:
 
 
 class MqttSink:
-    """Publishes the results of one stream.
+    """Publishes the results of one stream, for the length of an ``async with`` block.
 
-    ``run`` in a task; the other methods are for the same event loop and never wait for the
-    broker. Whatever the broker does, ``run`` goes on until it is cancelled: a broker that is
-    away is tried again within 5 s, one that refuses us every 30 s, and both are logged.
-    Credentials are best checked before, with ``connection.probe``.
+    Its methods are for the event loop and never wait for the broker. Whatever the broker
+    does, it goes on: one that is away is tried again within 5 s, one that refuses us every
+    30 s, and both are logged. Credentials are best checked before, with ``connection.probe``.
 
-    Cancelled, it sends what waits (for 2 s at most), says ``stopped`` and leaves. Broken off
-    in any other way, the broker says ``offline`` for it.
+    Connects once it has been told how things stand (``alert_state``), and says so before it
+    says ``online``: nobody shall take the state that an earlier run left for the present one.
+
+    Leaving the block, however that comes about, sends what waits (for 2 s at most), says
+    ``stopped`` and disconnects. For a process that dies, the broker says ``offline``.
 
     Nothing queues up in memory: events wait in the outbox, and of states and predictions
     only the latest is kept.
 
     Args:
-        broker: Where, and how to be let in.
-        outbox: Open, and open until ``run`` has ended. Events of an earlier run that still
-            wait in it are sent, too.
+        settings: Where the broker is, and how to be let in.
+        outbox: Open for longer than the sink. Events of an earlier run that still wait in
+            it are sent, too.
         topics: Of the stream.
         info: What is published of the classifier.
-        alert: How things stand at the start, usually with the signal ``starting``. Sent
-            before ``online``, so that nobody takes an older state for the present one.
         now: The time of day for ``published``. The default is fixed to the wall clock at
-            construction. Pass the clock that labels ``decided``.
+            construction.
 
     Raises:
         ConfigError: If a certificate file cannot be read.
@@ -117,32 +118,33 @@ class MqttSink:
     def __init__(
         self,
         *,
-        broker: BrokerSettings,
+        settings: BrokerSettings,
         outbox: Outbox,
         topics: Topics,
         info: InfoMessage,
-        alert: AlertMessage,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self.topics = topics
         self._connector = Connector(
-            broker,
-            client_id=broker.client_id or f"stream_classifier-{stream_level(topics.stream)}",
+            settings,
+            client_id=settings.client_id or f"stream_classifier-{stream_level(topics.stream)}",
             will=LastWill(topics.status, b"offline"),
         )
         self._outbox = outbox
         self._info = info
-        self._alert = alert
+        self._alert: AlertMessage | None = None
         self._prediction: PredictionMessage | None = None
         self._now = now or _clock_fixed_now()
 
         self._connected = False
         self._away: str | None = "not connected yet"
         self._denied: dict[str, str] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._told = asyncio.Event()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._drain_until = float("inf")
-        self._alert_sent: AlertMessage | None = None
+        self._gist_sent: tuple[object, ...] = ()
         self._alert_due = 0.0
         self._prediction_due = 0.0
         self._events_due = 0.0
@@ -151,6 +153,29 @@ class MqttSink:
         self._n_connections = 0
         self._n_predictions_dropped = 0
         self._n_denied = 0
+
+    async def __aenter__(self) -> Self:
+        """Start publishing. Should the publisher itself fail, the block is cancelled."""
+        await self._tasks.__aenter__()
+        self._serving = self._tasks.create_task(self._serve(), name="mqtt")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Send what waits, say ``stopped`` and disconnect, within ``FLUSH_S``."""
+        self._drain_until = _clock_s() + DRAIN_S
+        self._stop.set()
+        self._wake.set()
+        try:
+            if self._connected:  # if not, what waits is on disk
+                await asyncio.wait({self._serving}, timeout=FLUSH_S)
+        finally:
+            self._serving.cancel()
+            await self._tasks.__aexit__(None, None, None)
 
     @property
     def connected(self) -> bool:
@@ -190,6 +215,7 @@ class MqttSink:
     def alert_state(self, message: AlertMessage) -> None:
         """Take how things stand now. Sent if it is news, else with the next heartbeat."""
         self._alert = message
+        self._told.set()
         if self._alert_is_news():
             self._wake.set()
 
@@ -201,31 +227,8 @@ class MqttSink:
         else:
             self._n_predictions_dropped += 1
 
-    async def run(self) -> None:
-        """Publish until cancelled."""
-        # A task of its own, and shielded: cancelled directly, it could not finish its work.
-        serving = asyncio.create_task(self._serve(), name="mqtt-serving")
-        try:
-            await asyncio.shield(serving)
-        except asyncio.CancelledError:
-            await self._end(serving)
-            raise
-        finally:
-            serving.cancel()
-            with suppress(asyncio.CancelledError):
-                await serving
-
-    async def _end(self, serving: asyncio.Task[None]) -> None:
-        self._drain_until = _clock_s() + DRAIN_S
-        self._stop.set()
-        self._wake.set()
-        if not self._connected:
-            return  # what waits is on disk
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_S):
-                await asyncio.shield(serving)
-
     async def _serve(self) -> None:
+        await self._told.wait()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
         while not self._stop.is_set():
             since_s = _clock_s()
@@ -277,8 +280,10 @@ class MqttSink:
     async def _say_goodbye(self, connection: Connection) -> None:
         await self._publish_events(connection)
         # Nobody looks at the signal any more. A standing alert stays on.
-        self._alert = self._alert.model_copy(update={"signal": "stopped", "state": None})
-        await self._publish_alert(connection)
+        if self._alert is not None:
+            self._alert = self._alert.model_copy(update={"signal": "stopped", "state": None})
+        if self._alert_is_news():
+            await self._publish_alert(connection)
         await self._publish_status(connection, "stopped")
 
     def _next_due(self) -> float:
@@ -327,12 +332,13 @@ class MqttSink:
         return await self._publish(connection, row.topic, payload, labels=labels)
 
     def _alert_is_news(self) -> bool:
-        return self._alert_sent is None or _gist(self._alert) != _gist(self._alert_sent)
+        return self._alert is not None and _gist(self._alert) != self._gist_sent
 
     async def _publish_alert(self, connection: Connection) -> None:
         self._alert_due = _clock_s() + HEARTBEAT_S
-        self._alert_sent = self._alert
-        await self._publish_message(connection, self.topics.alert, self._alert, retain=True)
+        if self._alert is not None:
+            self._gist_sent = _gist(self._alert)
+            await self._publish_message(connection, self.topics.alert, self._alert, retain=True)
 
     async def _publish_status(self, connection: Connection, status: StatusMessage) -> None:
         await self._publish(

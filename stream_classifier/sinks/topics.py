@@ -83,34 +83,34 @@ class Topics:
             )
 
     @property
-    def root(self) -> str:
+    def prefix(self) -> str:
         """What all of this stream's topics start with."""
         return f"{self.base}/{stream_level(self.stream)}"
 
     @property
     def status(self) -> str:
         """Retained: ``online``, ``stopped``, or the last will ``offline``."""
-        return f"{self.root}/status"
+        return f"{self.prefix}/status"
 
     @property
     def alert(self) -> str:
         """Retained: the alert state, on change and as a heartbeat."""
-        return f"{self.root}/alert"
+        return f"{self.prefix}/alert"
 
     @property
     def event(self) -> str:
         """Not retained: each step in the life of an alert, once."""
-        return f"{self.root}/alert/event"
+        return f"{self.prefix}/alert/event"
 
     @property
     def prediction(self) -> str:
         """Not retained: probabilities, about twice a second."""
-        return f"{self.root}/prediction"
+        return f"{self.prefix}/prediction"
 
     @property
     def info(self) -> str:
         """Retained: what the classifier is, for whom looks at its results."""
-        return f"{self.root}/info"
+        return f"{self.prefix}/info"
 
     def by_name(self) -> dict[str, str]:
         """Return every topic under its short name, as listed in the ``info`` message."""

@@ -35,6 +35,9 @@ HOLD_AT_START_S = 1.0
 START_S = 2.0
 """... or for this long in the first seconds, while it is not known how the stamps jitter."""
 
+CAUTION_AT_START = 4.0
+"""How many times the sway of the stamps a loss must then exceed; later once is enough."""
+
 HOLD_MAX_S = 2.0
 """Stamps that are still catching up after this long are judged as they stand."""
 
@@ -46,6 +49,9 @@ STEP_SAMPLES = 0.75
 
 JITTER_MARGIN = 2.0
 """A step must exceed this many times the usual backward steps, which only jitter can make."""
+
+STAMP_MAX_S = 1e10
+"""A later stamp (year 2286) is none."""
 
 JITTER_MEMORY_S = 10.0
 JITTER_MAX_S = 0.5
@@ -60,8 +66,9 @@ DUPLICATE_MEMORY_S = 10.0
 MEMORY_S = 20.0
 """Memory of the fitted line."""
 
-PRIOR_S = 0.5
-"""The nominal rate counts as much as this much signal; by 10 s it no longer matters."""
+PRIOR_S = 0.1
+PRIOR_JITTERY_S = 0.5
+"""The nominal rate counts as much as this much signal; more where stamps jitter."""
 
 MEASURED_AFTER_S = 5.0
 """The measured rate is not shown before."""
@@ -97,10 +104,10 @@ class Timeline:
 
     Example:
         >>> timeline = Timeline(100.0)
-        >>> stamps = 5.0 + np.delete(np.arange(100), range(30, 33)) / 100.0
-        >>> chunks = timeline.place(np.zeros((97, 1), np.float32), stamps)
+        >>> stamps = 5.0 + np.delete(np.arange(400), range(250, 253)) / 100.0
+        >>> chunks = timeline.place(np.zeros((397, 1), np.float32), stamps)
         >>> [chunk.indices for chunk in chunks], timeline.n_missing
-        ([range(0, 30), range(33, 100)], 3)
+        ([range(0, 250), range(253, 400)], 3)
     """
 
     def __init__(self, rate_hz: float) -> None:
@@ -199,15 +206,18 @@ class Timeline:
                 if verdict.n_missing:
                     cut()
                     self._skip(verdict.n_missing)
+                self._learn_jitter(verdict.jitter_s)
                 if verdict.line_moved:
+                    self.n_clock_steps += verdict.n_missing
                     self._start_anew(stamp)
                     self._count(1)
-                    self.n_clock_steps += verdict.n_missing
-                    position += 1
                 else:
-                    self._line.advance(verdict.n_missing)
-                    self._anchor_s += verdict.n_missing * self._line.period_s
-                    position += self._accept_late(pending, position, verdict.n_late)
+                    self._go_on(verdict.n_missing)
+                    self._accept_late(
+                        pending[position : position + verdict.n_late],
+                        stalled=not verdict.jitter_s and verdict.n_late > HOLD_S * self._rate_hz,
+                    )
+                position += verdict.n_late
                 continue
             else:
                 self._accept(stamp)
@@ -225,7 +235,7 @@ class Timeline:
         kept: list[int] = []
         pending = self._held_stamps
         for row, stamp in enumerate(stamps.tolist()):
-            usable = 0.0 < stamp < math.inf  # False for NaN
+            usable = 0.0 < stamp < STAMP_MAX_S  # False for NaN
             if usable and self._seen.again(stamp):
                 self.n_duplicates += 1
                 continue
@@ -262,7 +272,7 @@ class Timeline:
         threshold_s = self._threshold_s
         away_s = abs(stamp - self._expected_s)
         step_s = abs(stamp - self._last_stamp - self._line.period_s)
-        return away_s > threshold_s and step_s > threshold_s / 2  # False for NaN
+        return away_s > threshold_s and step_s > threshold_s  # False for NaN
 
     @property
     def _expected_s(self) -> float:
@@ -271,6 +281,15 @@ class Timeline:
         The line needs seconds to learn a wrong rate; regular stamps need no line.
         """
         return (self._line.at_s if self._jitter.usual_s else self._anchor_s) + self._line.period_s
+
+    @property
+    def _usually_earliest_s(self) -> float:
+        """The earliest stamp of a hold, against where it is expected (the line runs mid-way)."""
+        return self._line.earliest_s if self._jitter.usual_s else 0.0
+
+    @property
+    def _at_start(self) -> bool:
+        return self._line.n_followed < START_S * self._rate_hz
 
     @property
     def _threshold_s(self) -> float:
@@ -283,12 +302,11 @@ class Timeline:
         """
         expected_s, period_s = self._expected_s, self._line.period_s
         threshold_s = self._threshold_s
-        at_start = self._line.n_followed < START_S * self._rate_hz
-        hold_s = HOLD_AT_START_S if at_start else HOLD_S
+        hold_s = HOLD_AT_START_S if self._at_start else HOLD_S
         first = previous = newest = lowest_at = pending[position]
         forward = first > expected_s
-        lowest_s = settled_s = abs(first - expected_s)
-        backward_s = 0.0
+        lowest_s = settled_s = highest_s = abs(first - expected_s)
+        backward_s = sway_s = 0.0
         most = HOLD_MAX_SAMPLES_S * self._rate_hz
         for n, stamp in enumerate(pending[position + 1 :], start=1):
             if math.isnan(stamp):
@@ -300,19 +318,22 @@ class Timeline:
             backward_s = max(backward_s, previous + period_s - stamp)
             previous = stamp
             newest = max(newest, stamp)
-            lowest_s = min(lowest_s, away_s)
+            lowest_s, highest_s = min(lowest_s, away_s), max(highest_s, away_s)
+            sway_s = max(sway_s, highest_s - away_s)  # downwards only: another loss steps up
             if away_s < settled_s - period_s:
                 settled_s, lowest_at = away_s, newest
             if newest - lowest_at < hold_s and newest - first < HOLD_MAX_S and n < most:
                 continue
-            jitter_s = min(backward_s, JITTER_MAX_S)
-            if forward and lowest_s <= JITTER_MARGIN * jitter_s:
-                self._jitter.expect(jitter_s)
-                return _Verdict(n_late=n)
+            risen_s = lowest_s - self._usually_earliest_s
+            caution = CAUTION_AT_START if self._at_start else 1.0
+            jitter_s = max(backward_s, caution * sway_s / JITTER_MARGIN)
+            jitter_s = min(jitter_s, JITTER_MAX_S / JITTER_MARGIN)
+            if forward and risen_s <= JITTER_MARGIN * jitter_s:
+                return _Verdict(n_late=n, jitter_s=jitter_s)
             if forward and lowest_s <= GAP_MAX_S:
-                return _Verdict(n_missing=max(1, round(lowest_s / period_s)))
+                return _Verdict(n_missing=max(1, round(risen_s / period_s)))
             if not forward and lowest_s <= JITTER_MAX_S:
-                return _Verdict(n_late=1, line_moved=True)
+                return _Verdict(n_late=1, jitter_s=lowest_s, line_moved=True)
             return _Verdict(n_late=1, line_moved=True, n_missing=1)
         return None
 
@@ -321,26 +342,45 @@ class Timeline:
         self.n_missing += n_missing
         self.n_gaps += 1
 
-    def _accept_late(self, pending: list[float], position: int, n: int) -> int:
-        """Place samples whose own stamps say nothing; learn only how much they jump back."""
-        for stamp in pending[position : position + n]:
+    def _accept_late(self, stamps: list[float], *, stalled: bool) -> None:
+        """Place samples that were late.
+
+        Those of usual jitter must pull the line as the early ones do, or it would sink; those
+        of a stall, and wild ones, must not.
+        """
+        for stamp in stamps:
             if not math.isnan(stamp):
-                self._jitter.learn(self._last_stamp + self._line.period_s - stamp)
+                self._learn_jitter(self._backward_s(stamp))
                 self._last_stamp = stamp
-            self._line.advance(1)
+            if stalled or not abs(stamp - self._line.next_s) <= HOLD_S:  # True for NaN
+                self._line.advance(1)
+            else:
+                self._line.follow(stamp)
             self._anchor_s += self._line.period_s
-        self._count(n)
-        return n
+        self._count(len(stamps))
 
     def _accept(self, stamp: float) -> None:
         if math.isnan(stamp):
-            self._line.advance(1)
-            self._anchor_s += self._line.period_s
+            self._go_on(1)
         else:
-            self._jitter.learn(self._last_stamp + self._line.period_s - stamp)
+            self._learn_jitter(self._backward_s(stamp))
             self._line.follow(stamp)
             self._anchor_s = self._last_stamp = stamp
         self._count(1)
+
+    def _go_on(self, n: int) -> None:
+        """Pass over samples without a look at their stamps."""
+        self._line.advance(n)
+        self._anchor_s += n * self._line.period_s
+
+    def _backward_s(self, stamp: float) -> float:
+        return self._last_stamp + self._line.period_s - stamp
+
+    def _learn_jitter(self, backward_s: float) -> None:
+        were_regular = not self._jitter.usual_s
+        self._jitter.learn(backward_s)
+        if were_regular and self._jitter.usual_s and self._at_start:
+            self._line.distrust()
 
 
 class _Verdict(NamedTuple):
@@ -349,11 +389,13 @@ class _Verdict(NamedTuple):
     Attributes:
         n_late: Samples to place without a hole, whatever their stamps say.
         n_missing: Indices to leave out before them.
+        jitter_s: Backward step to remember.
         line_moved: The line starts anew at the step.
     """
 
     n_late: int = 0
     n_missing: int = 0
+    jitter_s: float = 0.0
     line_moved: bool = False
 
 
@@ -369,6 +411,10 @@ class _Line:
         self.period_s = 1.0 / rate_hz
         self.at_s = 0.0  # of the newest sample
         self.n_followed = 0
+        self.earliest_s = 0.0  # against the line, in an average stretch as long as a hold
+        self._rate_hz = rate_hz
+        self._n_stretch = max(1, round(HOLD_S * rate_hz))
+        self._earliest_now_s = math.inf
         self._n_most = MEMORY_S * rate_hz
         self._n_prior = max(2.0, PRIOR_S * rate_hz)
         self._n_level = self._n_rate = self._n_prior
@@ -381,7 +427,15 @@ class _Line:
     def restart(self, stamp: float) -> None:
         """Go through this stamp; the rate is still the device's, so it stays."""
         self.at_s = stamp
+        self.earliest_s = 0.0
+        self._earliest_now_s = math.inf
         self._n_level = self._n_prior
+
+    def distrust(self) -> None:
+        """Forget the rate: it was fitted to stamps that turn out to jitter."""
+        self.period_s = 1.0 / self._rate_hz
+        self._n_prior = max(2.0, PRIOR_JITTERY_S * self._rate_hz)
+        self._n_level = self._n_rate = self._n_prior
 
     def advance(self, n: int) -> None:
         """Go on along the line."""
@@ -394,9 +448,15 @@ class _Line:
         m = self._n_rate
         self.at_s = self.next_s + off_s * (2 * (2 * n + 1)) / ((n + 1) * (n + 2))
         self.period_s += off_s * 6 / ((m + 1) * (m + 2))
+        # Ten times off is no rate; bounded, so that the worst stamps cannot turn time around.
+        self.period_s = min(max(self.period_s, 0.1 / self._rate_hz), 10.0 / self._rate_hz)
         self._n_level = min(n + 1, self._n_most)
         self._n_rate = min(m + 1, self._n_most)
         self.n_followed += 1
+        self._earliest_now_s = min(self._earliest_now_s, off_s)
+        if self.n_followed % self._n_stretch == 0:
+            self.earliest_s += (self._earliest_now_s - self.earliest_s) / 4
+            self._earliest_now_s = math.inf
 
 
 class _Jitter:
@@ -410,7 +470,7 @@ class _Jitter:
         self._older: list[float] = []
         self._newer: list[float] = []
         self._n_left = self._n_memory = max(1, round(JITTER_MEMORY_S * rate_hz))
-        self._floor_s = 0.01 / rate_hz  # below it is rounding
+        self._floor_s = 0.05 / rate_hz  # below it is rounding, or a rate not yet learnt
 
     def learn(self, backward_s: float) -> None:
         """Take in the backward step before the next sample; negative if there was none."""
@@ -419,14 +479,9 @@ class _Jitter:
             self._n_left = self._n_memory
             self._older, self._newer = self._newer, []
             self._update()
-        if backward_s > self._floor_s:  # False for NaN
+        if backward_s > self._floor_s:
             self._newer = heapq.nlargest(3, [*self._newer, min(backward_s, JITTER_MAX_S)])
             self._update()
-
-    def expect(self, backward_s: float) -> None:
-        """Take this step for usual at once."""
-        self._newer = heapq.nlargest(3, [*self._newer, *[backward_s] * 3])
-        self._update()
 
     def _update(self) -> None:
         known = heapq.nlargest(3, self._older + self._newer)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from stream_classifier.errors import BrokerUnavailableError
 from stream_classifier.sinks.backoff import Backoff
@@ -26,22 +27,27 @@ REMEMBERED_EVENTS = 10_000
 log = logging.getLogger(__name__)
 
 
-class Received(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Received:
     """One message, as it arrived.
 
     Attributes:
-        received_at: When, UTC.
+        received_s: When, Unix time.
+        topic: Where.
         level: Topic level of the stream.
-        what: Rest of the topic: ``status``, ``alert``, ``alert/event``, ``prediction``,
-            ``info``, or what a later version adds.
-        message: The JSON object, or the text of ``status``.
+        what: ``status``, ``alert``, ``event``, ``prediction``, ``info``, or the rest of a
+            topic that a later version adds.
+        text: As it came.
+        fields: The JSON object; empty for ``status``, which is plain text.
         retained: Whether it was there before we subscribed.
     """
 
-    received_at: datetime
+    received_s: float
+    topic: str
     level: str
     what: str
-    message: dict[str, Any] | str
+    text: str
+    fields: dict[str, Any]
     retained: bool
 
 
@@ -49,8 +55,8 @@ async def watch(
     broker: BrokerSettings,
     *,
     stream: str | None = None,
-    subscribed: asyncio.Event | None = None,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    on_listening: Callable[[], None] = lambda: None,
+    now_s: Callable[[], float] = time.time,
 ) -> AsyncIterator[Received]:
     """Yield messages as they come, for ever.
 
@@ -61,8 +67,8 @@ async def watch(
     Args:
         broker: Where, and how to be let in.
         stream: Name or topic level of one stream; None: all of them.
-        subscribed: Set while messages can arrive, cleared while they cannot.
-        now: The time of day.
+        on_listening: Called on every connect, once messages can arrive.
+        now_s: Unix time.
 
     Raises:
         BrokerRefusedError: If the broker does not let us in.
@@ -70,45 +76,48 @@ async def watch(
     """
     levels = ("+",) if stream is None else levels_meant(stream)
     filters = [f"{broker.base_topic}/{level}/#" for level in levels]
-    subscribed = subscribed or asyncio.Event()
     connector = Connector(broker, client_id=passing_client_id("watch"))
     backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
     clock_s = asyncio.get_running_loop().time
     seen = _Seen()
+    away: str | None = None
     while True:
         since_s: float | None = None
         try:
             async with connector.connect() as connection:
                 await connection.subscribe(*filters)
                 since_s = clock_s()
-                subscribed.set()
+                on_listening()
                 async for incoming in connection.messages():
-                    received = _read(incoming, base=broker.base_topic, at=now())
+                    received = _read(incoming, base=broker.base_topic, at_s=now_s())
                     if received is not None and not seen.before(received):
                         yield received
         except BrokerUnavailableError as error:
             retry_s = backoff.next_s(lasted_s=0.0 if since_s is None else clock_s() - since_s)
-            log.warning("%s; trying again in %.1f s", error, retry_s)
-        finally:
-            subscribed.clear()
+            if str(error) != away:
+                log.warning("%s; trying again in %.1f s", error, retry_s)
+            away = str(error)
         await asyncio.sleep(retry_s)
 
 
-def _read(incoming: Incoming, *, base: str, at: datetime) -> Received | None:
+def _read(incoming: Incoming, *, base: str, at_s: float) -> Received | None:
     level, _, what = incoming.topic.removeprefix(f"{base}/").partition("/")
+    what = "event" if what == "alert/event" else what
+    fields: object = {}
     if len(incoming.payload) > MAX_PAYLOAD_BYTES:
         log.warning("%s: %d bytes are no message of ours", incoming.topic, len(incoming.payload))
         return None
     try:
         text = incoming.payload.decode()
-        message = text if what == "status" else json.loads(text)
+        if what != "status":
+            fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         log.warning("%s: no message of ours: %s", incoming.topic, error)
         return None
-    if what != "status" and not isinstance(message, dict):
+    if not isinstance(fields, dict):
         log.warning("%s: no message of ours: expected a JSON object", incoming.topic)
         return None
-    return Received(at, level, what, message, incoming.retained)
+    return Received(at_s, incoming.topic, level, what, text, fields, incoming.retained)
 
 
 class _Seen:
@@ -122,10 +131,10 @@ class _Seen:
         self._newest: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def before(self, received: Received) -> bool:
-        message = received.message
-        if isinstance(message, str) or "event_id" not in message:
+        if received.what != "event":
             return False
-        key = (received.level, str(message["event_id"]), str(message.get("decided")))
+        fields = received.fields
+        key = (received.level, str(fields.get("event_id")), str(fields.get("decided")))
         if key in self._newest:
             return True
         self._newest[key] = None

@@ -1,0 +1,213 @@
+"""The shell hands on what the detector decides, and knows when there is nothing to decide."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from stream_classifier import pipeline as pipeline_module
+from stream_classifier.bundle import load_bundle
+from stream_classifier.detection.alarm import AlarmRule
+from stream_classifier.detection.detector import Detector, DetectorSettings
+from stream_classifier.engines.reference import ReferenceEngine
+from stream_classifier.errors import StreamChangedError, StreamNotFoundError
+from stream_classifier.pipeline import Pipeline, Reader
+from stream_classifier.signals import AlertEvent, Chunk, Prediction, StreamSpec
+from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
+
+BUNDLE = load_bundle("bonn")
+EEG = np.ascontiguousarray(BUNDLE.selftest_windows.ravel(), dtype=np.float32)[:, None]
+SPEC = StreamSpec(name="bed 3", source_id="amp-1", rate_hz=178.0, labels=("C3",))
+RULE = AlarmRule(raise_threshold=0.3, clear_threshold=0.2, persistence_s=0, refractory_s=0.1)
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class ScriptedSource:
+    """Yields what it is given; then ends, fails, or stays silent until it is closed."""
+
+    def __init__(self, chunks=(), *, error=None, refuses=None, silent=False):
+        self.chunks = chunks
+        self.error = error
+        self.refuses = refuses
+        self.silent = silent
+        self.closed = threading.Event()
+        self.silence = threading.Event()
+
+    def open(self):
+        if self.refuses is not None:
+            raise self.refuses
+        return SPEC
+
+    def __iter__(self):
+        yield from self.chunks
+        self.silence.set()
+        while self.silent and not self.closed.wait(0.01):
+            yield None
+        if self.error is not None:
+            raise self.error
+
+    def close(self):
+        self.closed.set()
+
+
+class RecordingSink:
+    def __init__(self):
+        self.events, self.states, self.predictions = [], [], []
+        self.changed = asyncio.Event()
+
+    async def event(self, message):
+        self.events.append(message)
+
+    def alert_state(self, message):
+        self.states.append(message)
+        self.changed.set()
+
+    def prediction(self, message):
+        self.predictions.append(message)
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+def chunks(n_samples=2000, *, size=89, received_s=100.0):
+    return [
+        Chunk(samples=EEG[i : i + size], first_index=i, origin_s=90.0, received_s=received_s)
+        for i in range(0, n_samples, size)
+    ]
+
+
+def make_detector(spec):
+    engine = ReferenceEngine(BUNDLE, hop_samples=8)
+    settings = DetectorSettings(rule=RULE, smoothing_s=0.2)
+    return Detector(bundle=BUNDLE, spec=spec, engine=engine, settings=settings)
+
+
+def make_reader(source, clock=None):
+    return Reader(source, make_detector, clock=clock or Clock(), stop=source.closed)
+
+
+def make_pipeline(reader, sink, clock=None):
+    builder = MessageBuilder(
+        spec=SPEC,
+        model=ModelRef(name="bonn", sha256="0" * 64, raise_threshold=0.3, clear_threshold=0.2),
+        clock=WallClock(offset_s=1_700_000_000.0),
+    )
+    return Pipeline(reader=reader, builder=builder, sink=sink, clock=clock or Clock())
+
+
+async def run_to_the_end(source):
+    sink = RecordingSink()
+    async with make_reader(source) as reader:
+        pipeline = make_pipeline(reader, sink)
+        await pipeline.run()
+    return sink, pipeline
+
+
+async def test_live_equals_offline():
+    sink, pipeline = await run_to_the_end(ScriptedSource(chunks()))
+    detector = make_detector(SPEC)
+    offline = [item for chunk in chunks() for item in detector.feed(chunk)]
+    events = [item for item in offline if isinstance(item, AlertEvent)]
+    assert events
+    assert [(m.alert_id, m.event_type) for m in sink.events] == [
+        (e.alert_id, e.type) for e in events
+    ]
+    assert pipeline.counters.predictions == sum(isinstance(x, Prediction) for x in offline)
+    assert len(sink.predictions) == pipeline.counters.predictions
+
+
+async def test_the_state_starts_unknown_and_follows_the_decisions():
+    sink, _ = await run_to_the_end(ScriptedSource(chunks()))
+    assert (sink.states[0].signal, sink.states[0].state, sink.states[0].on) == (
+        "starting",
+        None,
+        False,
+    )
+    assert {m.signal for m in sink.states} == {"starting", "ok"}
+    assert any(m.on and m.state == "alert" for m in sink.states)
+    assert all(m.state is None for m in sink.states if m.signal == "starting")
+
+
+async def test_silence_is_no_signal_and_a_standing_alert_stays(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "WATCH_EVERY_S", 0.01)
+    clock = Clock()
+    detector = make_detector(SPEC)
+    cut = next(  # end the samples while an alert stands
+        i
+        for i, chunk in enumerate(chunks(), start=1)
+        if (events := [x for x in detector.feed(chunk) if isinstance(x, AlertEvent)])
+        and events[-1].on
+    )
+    source = ScriptedSource(chunks()[:cut], silent=True)
+    sink = RecordingSink()
+    async with make_reader(source, clock) as reader:
+        running = asyncio.create_task(make_pipeline(reader, sink, clock).run())
+        assert await asyncio.to_thread(source.silence.wait, 10)
+        await sink.until(lambda: sink.states and sink.states[-1].on)
+        clock.now_s += pipeline_module.NO_SIGNAL_AFTER_S + 0.1
+        await sink.until(lambda: sink.states[-1].signal == "none")
+        assert sink.states[-1].on
+        assert sink.states[-1].state is None
+        assert sink.states[-1].p is None
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def test_a_signal_that_cannot_be_classified_is_poor_and_never_ok():
+    flat = [
+        Chunk(samples=np.zeros((89, 1), np.float32), first_index=i, received_s=100.0)
+        for i in range(0, 890, 89)
+    ]
+    sink, _ = await run_to_the_end(ScriptedSource(flat))
+    assert sink.states[-1].signal == "poor"
+    assert all(m.p is None and m.state is None for m in sink.states)
+
+
+async def test_a_stream_that_is_not_found_is_said_on_entering():
+    error = StreamNotFoundError(wanted="name 'x'", waited_s=1, seen=())
+    source = ScriptedSource(refuses=error)
+    with pytest.raises(StreamNotFoundError):
+        async with make_reader(source):
+            pytest.fail("entered without a stream")
+    assert source.closed.is_set()
+
+
+async def test_what_a_person_must_mend_ends_the_pipeline_after_all_decisions():
+    error = StreamChangedError("x", before="1 ch", now="4 ch")
+    sink = RecordingSink()
+    async with make_reader(ScriptedSource(chunks(), error=error)) as reader:
+        with pytest.raises(StreamChangedError):
+            await make_pipeline(reader, sink).run()
+    assert sink.events
+
+
+async def test_leaving_stops_the_thread_and_closes_the_source():
+    source = ScriptedSource(silent=True)
+    async with make_reader(source) as reader:
+        thread = reader._thread
+    assert source.closed.is_set()
+    assert not thread.is_alive()
+
+
+async def test_a_stalled_loop_sheds_predictions_and_never_events(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "INBOX_LIMIT", 3)
+    source = ScriptedSource(chunks(5000))
+    detector = make_detector(SPEC)
+    offline = [item for chunk in chunks(5000) for item in detector.feed(chunk)]
+    async with make_reader(source) as reader:
+        source.closed.wait(10)  # the loop does nothing while the thread works to the end
+        decided = [item async for decision in reader.decisions() for item in decision.items]
+    ids = [item for item in offline if isinstance(item, AlertEvent)]
+    assert [item for item in decided if isinstance(item, AlertEvent)] == ids
+    assert reader.shed == len(offline) - len(decided) > 0

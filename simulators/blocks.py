@@ -48,7 +48,7 @@ class Piece:
     Attributes:
         first_index: Absolute index of the first sample on the grid of the nominal rate;
             missing samples leave a hole in the indices.
-        samples: Shape ``(n_samples, n_channels)``, µV.
+        samples: Shape ``(n_samples, n_channels)``, µV; may be empty where there are events.
         events: Pairs of an absolute index and a label.
     """
 
@@ -58,7 +58,7 @@ class Piece:
 
     @property
     def last_index(self) -> int:
-        """Absolute index of the last sample."""
+        """Absolute index of the last sample (of the one before, if there is none)."""
         return self.first_index + len(self.samples) - 1
 
 
@@ -66,7 +66,8 @@ def cut(blocks: Iterable[Block], *, chunk_samples: int) -> Iterator[Piece]:
     """Cut a source into the chunks of a device; samples, gaps and events stay as they are.
 
     Chunks run across the borders of blocks that continue each other. Only the last one
-    before a gap, or of all, may be short.
+    before a gap, or of all, may be short. An event after the last sample comes alone, with
+    no sample.
 
     Args:
         blocks: A source.
@@ -83,31 +84,32 @@ def cut(blocks: Iterable[Block], *, chunk_samples: int) -> Iterator[Piece]:
     """
     if chunk_samples < 1:
         raise ValueError(f"chunk_samples must be at least 1, got {chunk_samples}")
-    held: NDArray[np.float32] | None = None
+    held: NDArray[np.float32] = np.empty((0, 0), np.float32)
     events: list[tuple[int, str]] = []
     index = 0  # of the first sample held
 
-    def pieces(everything: bool) -> Iterator[Piece]:
+    def pieces(at_least: int) -> Iterator[Piece]:
         nonlocal held, events, index
-        while held is not None and len(held) >= (1 if everything else chunk_samples):
+        while len(held) >= at_least:
             samples, held = held[:chunk_samples], held[chunk_samples:]
             stop = index + len(samples)
-            # An event right after the last sample of all belongs to the last piece.
-            last = everything and not len(held)
-            mine = tuple(e for e in events if e[0] < stop or last)
-            events = [e for e in events if e not in mine]
+            mine = tuple(event for event in events if event[0] < stop)
+            events = [event for event in events if event[0] >= stop]
             yield Piece(first_index=index, samples=samples, events=mine)
             index = stop
+        if at_least == 1 and events:  # right after the last sample
+            yield Piece(first_index=index, samples=held, events=tuple(events))
+            events = []
 
     for block in blocks:
         if block.gap_before_samples:
-            yield from pieces(everything=True)
+            yield from pieces(at_least=1)
             index += block.gap_before_samples
-        n_held = 0 if held is None else len(held)
-        events += [(index + n_held + offset, label) for offset, label in block.events]
-        held = block.samples if not n_held else np.concatenate((held, block.samples))
-        yield from pieces(everything=False)
-    yield from pieces(everything=True)
+        start = index + len(held)
+        events += [(start + offset, label) for offset, label in block.events]
+        held = np.concatenate((held, block.samples)) if len(held) else block.samples
+        yield from pieces(at_least=chunk_samples)
+    yield from pieces(at_least=1)
 
 
 def take(blocks: Iterable[Block], n_samples: int) -> Iterator[Block]:

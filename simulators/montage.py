@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-POSITIONS: Final = tuple(
-    # The 19 of the international 10-20 system, central ones first, so that a small montage
-    # is a sensible one; then those of the 10-10 system (Oostenveld & Praamstra, Clin.
-    # Neurophysiol. 112, 713-719, 2001) up to the usual 64.
-    "Cz C3 C4 F3 F4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fp1 Fp2 Fz Pz "
-    "AF7 AF3 AFz AF4 AF8 F5 F1 F2 F6 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 C5 C1 C2 C6 "
-    "TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 P5 P1 P2 P6 PO7 PO3 POz PO4 PO8 Oz F9 F10 TP9 TP10".split()
+_TEN_TWENTY: Final = "Cz C3 C4 F3 F4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fp1 Fp2 Fz Pz"
+_TEN_TEN: Final = (
+    "AF7 AF3 AFz AF4 AF8 F5 F1 F2 F6 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 C5 C1 C2 C6 TP7 CP5 CP3 "
+    "CP1 CPz CP2 CP4 CP6 TP8 P5 P1 P2 P6 PO7 PO3 POz PO4 PO8 Oz F9 F10 TP9 TP10"
 )
+POSITIONS: Final = (*_TEN_TWENTY.split(), *_TEN_TEN.split())
+"""The 19 of the international 10-20 system, central ones first, so that a small montage is a
+sensible one; then those of the 10-10 system (Oostenveld & Praamstra, Clin. Neurophysiol. 112,
+713-719, 2001) up to the usual 64."""
+
 MAX_CHANNELS: Final = len(POSITIONS)
 
 

@@ -65,9 +65,7 @@ _V0_MV: Final = 6.0  # potential at which it is reached
 _R_PER_MV: Final = 0.56  # slope of the sigmoid
 _A_HZ, _B_HZ, _G_HZ = 100.0, 50.0, 500.0  # inverse time constants of the synapses
 _C: Final = 135.0
-_C1, _C2, _C3, _C4, _C5, _C6, _C7 = (
-    share * _C for share in (1.0, 0.8, 0.25, 0.25, 0.3, 0.1, 0.8)
-)
+_C1, _C2, _C3, _C4, _C5, _C6, _C7 = (share * _C for share in (1.0, 0.8, 0.25, 0.25, 0.3, 0.1, 0.8))
 _INPUT_HZ: Final = 90.0  # mean of the input from elsewhere
 
 # Chosen here, against the data set's seizures and the scalp recordings of its healthy people

@@ -7,9 +7,8 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,10 +88,8 @@ async def _listen(
 
     heartbeats = Heartbeats()
     ends_at = time.monotonic() + (seconds or float("inf"))
-    # It is one; the annotation of an async generator function hides its aclose.
-    messages = cast("AsyncGenerator[Received, None]", watch(broker, stream=stream))
     n_lines = 0
-    async with contextlib.aclosing(messages):
+    async with contextlib.aclosing(watch(broker, stream=stream)) as messages:
         # Not wait_for: its timeout would cancel, and so end, the generator.
         awaited = asyncio.ensure_future(anext(messages))
         try:
@@ -119,15 +116,16 @@ class Heartbeats:
     """Notices streams that are online and yet say nothing."""
 
     def __init__(self) -> None:
+        self._online: set[str] = set()
         self._newest_s: dict[str, float] = {}
         self._reported: set[str] = set()
 
     def take(self, received: Received, *, at_s: float) -> None:
         """Take any message; ``at_s`` is its arrival on a clock that nobody sets."""
         level = received.level
-        if received.what == "status" and received.text != "online":
-            self._newest_s.pop(level, None)
-        elif received.what in {"status", "alert"}:
+        if received.what == "status":
+            (self._online.add if received.text == "online" else self._online.discard)(level)
+        if received.what in {"status", "alert"}:
             self._newest_s[level] = at_s
             self._reported.discard(level)
 
@@ -136,7 +134,7 @@ class Heartbeats:
         fallen = [
             (level, at_s - newest_s)
             for level, newest_s in self._newest_s.items()
-            if at_s - newest_s > SILENCE_S and level not in self._reported
+            if level in self._online - self._reported and at_s - newest_s > SILENCE_S
         ]
         self._reported.update(level for level, _ in fallen)
         return fallen
@@ -178,6 +176,8 @@ class PlainLines:
             words = _SIGNAL_WORDS.get(signal, signal)
             if standing:
                 words += f"; SEIZURE ALERT stands since {_local_time(fields.get('raised'))}"
+            if received.retained:
+                words += f" (as of {_local_time(fields.get('published'))})"
             return self._print_news(received, (signal, standing), words)
         return 0
 

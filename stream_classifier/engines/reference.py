@@ -81,7 +81,7 @@ class ReferenceEngine:
         self._conv2_bias = w["conv2.bias"]
         # Gates are stacked i, f, g, o. sigmoid(x) = (1 + tanh(x / 2)) / 2 cannot overflow, and
         # halving is exact, so the halves of the three sigmoid gates go into the weights.
-        half = np.repeat(np.float32([0.5, 0.5, 1, 0.5]), net.hidden)
+        half = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), net.hidden)
         self._w_in = np.ascontiguousarray(w["lstm.weight_ih"].T * half)  # (C, 4H)
         self._w_rec = np.ascontiguousarray(w["lstm.weight_hh"].T * half)  # (H, 4H)
         self._bias = w["lstm.bias"] * half
@@ -236,7 +236,8 @@ def classify_windows(bundle: Bundle, windows_uv: F32) -> F32:
     engine = ReferenceEngine(bundle, hop_samples=bundle.window_samples)
     lanes = engine.open(len(windows_uv))  # one lane a window
     scaled = scaler.scale(np.ascontiguousarray(windows_uv.T, dtype=np.float32))
-    return engine.feed({lanes: scaled})[lanes][0]
+    probabilities: F32 = engine.feed({lanes: scaled})[lanes][0]
+    return probabilities
 
 
 def to_classes(logits: F32, output_classes: tuple[int, ...], n_classes: int) -> F32:

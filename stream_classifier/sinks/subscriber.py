@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ async def watch(
     stream: str | None = None,
     on_listening: Callable[[], None] = lambda: None,
     now_s: Callable[[], float] = time.time,
-) -> AsyncIterator[Received]:
+) -> AsyncGenerator[Received, None]:
     """Yield messages as they come, for ever.
 
     A broker that is away is tried again; what it said meanwhile is missed, except retained

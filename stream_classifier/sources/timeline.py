@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 HOLD_S = 0.25
 """A step is a loss once the stamps have not caught up for this long (in stamp time)."""
 
-HOLD_AT_START_S = 1.0
+HOLD_LONG_S = 1.0
 START_S = 2.0
-"""... or for this long in the first seconds, while it is not known how the stamps jitter."""
+"""... or for this long where that tells little: in the first seconds, and in long chunks."""
 
 CAUTION_AT_START = 4.0
 """How many times the sway of the stamps a loss must then exceed; later once is enough."""
@@ -46,6 +46,9 @@ HOLD_MAX_SAMPLES_S = 60.0
 
 STEP_SAMPLES = 0.75
 """A smaller step cannot be a lost sample; what is left is for jitter and a wrong rate."""
+
+STEADY_SAMPLES = 0.05
+"""Steps that differ by less are regular: rounding, or a rate that is not known yet."""
 
 JITTER_MARGIN = 2.0
 """A step must exceed this many times the usual backward steps, which only jitter can make."""
@@ -302,11 +305,11 @@ class Timeline:
         """
         expected_s, period_s = self._expected_s, self._line.period_s
         threshold_s = self._threshold_s
-        hold_s = HOLD_AT_START_S if self._at_start else HOLD_S
         first = previous = newest = lowest_at = pending[position]
         forward = first > expected_s
         lowest_s = settled_s = highest_s = abs(first - expected_s)
         backward_s = sway_s = 0.0
+        n_unsteady = 0
         most = HOLD_MAX_SAMPLES_S * self._rate_hz
         for n, stamp in enumerate(pending[position + 1 :], start=1):
             if math.isnan(stamp):
@@ -316,12 +319,16 @@ class Timeline:
             if away_s <= threshold_s:
                 return _Verdict(n_late=n)
             backward_s = max(backward_s, previous + period_s - stamp)
+            n_unsteady += abs(previous + period_s - stamp) > STEADY_SAMPLES * period_s
             previous = stamp
             newest = max(newest, stamp)
             lowest_s, highest_s = min(lowest_s, away_s), max(highest_s, away_s)
             sway_s = max(sway_s, highest_s - away_s)  # downwards only: another loss steps up
             if away_s < settled_s - period_s:
                 settled_s, lowest_at = away_s, newest
+            # Chunks with one stamp each may be long: three of them, or the longer hold.
+            few = self._at_start or (self._jitter.usual_s and n_unsteady < 3)
+            hold_s = HOLD_LONG_S if few else HOLD_S
             if newest - lowest_at < hold_s and newest - first < HOLD_MAX_S and n < most:
                 continue
             risen_s = lowest_s - self._usually_earliest_s
@@ -470,7 +477,7 @@ class _Jitter:
         self._older: list[float] = []
         self._newer: list[float] = []
         self._n_left = self._n_memory = max(1, round(JITTER_MEMORY_S * rate_hz))
-        self._floor_s = 0.05 / rate_hz  # below it is rounding, or a rate not yet learnt
+        self._floor_s = STEADY_SAMPLES / rate_hz
 
     def learn(self, backward_s: float) -> None:
         """Take in the backward step before the next sample; negative if there was none."""

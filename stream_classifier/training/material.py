@@ -48,7 +48,7 @@ def split_data(rows: SeizureRows, *, protocol: Protocol, seed: int) -> Split:
         of_kind = rng.permutation(np.flatnonzero(labels == kind))
         ends = np.cumsum([N_TEST[protocol] // len(kinds), N_VALIDATION[protocol] // len(kinds)])
         for side, chosen in zip((test, validation, train), np.split(of_kind, ends), strict=True):
-            side += chosen.tolist()
+            side.extend(chosen.tolist())
     return Split(
         protocol=protocol,
         seed=seed,

@@ -1,0 +1,28 @@
+"""``python -m benchmarks engine [--json]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from benchmarks import engine
+
+
+def main() -> int:
+    """Run one benchmark and print its figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in {"engine": engine}.items():
+        command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
+        command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        module.add_arguments(command)
+        command.set_defaults(module=module)
+    arguments = parser.parse_args()
+    result = arguments.module.measure(arguments)
+    print(json.dumps(result) if arguments.json else arguments.module.table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

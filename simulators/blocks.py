@@ -126,10 +126,12 @@ def take(blocks: Iterable[Block], n_samples: int) -> Iterator[Block]:
         if left <= 0:
             return
         samples = block.samples[:left]
-        events = [(offset, label) for offset, label in block.events if offset <= len(samples)]
+        left -= len(samples)
+        # At the very end, an event right after the last sample would begin something new.
+        n_seen = len(samples) + (left > 0)
+        events = [(offset, label) for offset, label in block.events if offset < n_seen]
         for _, label in events:
             in_seizure = (in_seizure or label == ONSET) and label != OFFSET
-        left -= len(samples)
         if not left and in_seizure:
             events.append((len(samples), OFFSET))
         yield Block(samples, block.gap_before_samples, tuple(events))

@@ -71,13 +71,13 @@ _INPUT_HZ: Final = 90.0  # mean of the input from elsewhere
 # Chosen here, against the data set's seizures and the scalp recordings of its healthy people
 # (medians: 276 and 42 to 58 µV rms, 4.9 Hz, line length 22% and 29 to 33% of the rms a sample).
 _INPUT_NOISE: Final = 2.5  # density of the input's noise, Hz per square root of Hz
-_UV_PER_MV: Final = 58.0  # what the electrode sees of the potential
+_UV_PER_MV: Final = 52.0  # what the electrode sees of the potential
 _ALPHA_SHARE: Final = 0.5  # of the patch that hums
 _SLOW_UV, _SLOW_S = 20.0, 0.16  # slow potentials: rms, correlation time (1 Hz)
 _AMPLIFIER_UV: Final = 1.0  # its noise, rms
 _WANDER, _WANDER_S, _WANDER_MAX = 0.06, 2.0, 0.12  # of slow inhibition: rms, time, bound
 _COUPLING_S: Final = 1.0  # time constant of the amplifier's AC coupling
-_TEMPO_SPREAD: Final = (1.0, 1.3)  # of a channel's synapses; 1 is the literature's
+_TEMPO_SPREAD: Final = (0.95, 1.1)  # of a channel's synapses; 1 is the literature's
 _GAIN_SPREAD: Final = (0.85, 1.2)  # of a channel's electrode
 
 _STEPS: Final = 4  # of integration a sample: 1.4 ms

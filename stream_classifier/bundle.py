@@ -55,7 +55,8 @@ MAX_BYTES: Final = {
 
 _MAX_HEADER_BYTES: Final = 16 * 2**10
 _MODELS: Final = Path(__file__).parent / "models"
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+BUNDLE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What a bundle may be called: its name becomes part of topics and paths."""
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -481,11 +482,11 @@ def _read_files(path: Path) -> dict[str, bytes]:
     """Every file of the folder, which must hold the files of a bundle and nothing else."""
     try:
         found = sorted(entry.name for entry in path.iterdir())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise BundleInvalidError(
             path=str(path),
             expected=f"a folder, or the name of a shipped bundle ({', '.join(shipped())})",
-            found=error.strerror or str(error),
+            found=getattr(error, "strerror", None) or str(error),
         ) from error
     if found != sorted(MAX_BYTES):
         absent, extra = MAX_BYTES.keys() - set(found), set(found) - MAX_BYTES.keys()
@@ -543,7 +544,10 @@ def _parse_manifest(path: Path, raw: bytes) -> tuple[_Manifest, str]:
     except ValidationError as error:
         raise _unfit(path, MANIFEST, error) from error
     for expected, fits in (
-        ("a name of lower-case letters, digits, - and _", bool(_NAME.fullmatch(manifest.name))),
+        (
+            "a name of lower-case letters, digits, - and _",
+            bool(BUNDLE_NAME.fullmatch(manifest.name)),
+        ),
         (f"the classes {', '.join(CLASS_NAMES)}", manifest.class_names == CLASS_NAMES),
         ("a rate of 1 to 100,000 Hz", 1 <= manifest.rate_hz <= 100_000),
         ("a window of 32 to 4,096 samples", 32 <= manifest.window_samples <= 4096),

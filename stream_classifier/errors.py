@@ -41,7 +41,7 @@ class StreamClassifierError(Exception):
     exit_code: ClassVar[int] = 1
 
 
-class MissingExtraError(StreamClassifierError):
+class MissingExtraError(StreamClassifierError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, *, feature: str, extra: str, module: str) -> None:

@@ -172,37 +172,17 @@ def outbox_path(stream: str) -> Path:
     return platformdirs.user_state_path("stream_classifier") / f"{stream_level(stream)}.sqlite"
 
 
-def mqtt_broker(mqtt: MqttSettings, *, url: str | None = None) -> BrokerSettings:
-    """Return how to reach the broker that the settings name.
-
-    Args:
-        mqtt: The settings.
-        url: Used in place of ``mqtt.broker``.
-    """
-    return broker_settings(
-        url or mqtt.broker,
-        username=mqtt.username,
-        password=mqtt.password,
-        password_file=mqtt.password_file,
-        ca_file=mqtt.ca_file,
-        cert_file=mqtt.cert_file,
-        key_file=mqtt.key_file,
-        client_id=mqtt.client_id,
-        keepalive_s=mqtt.keepalive_s,
-        base_topic=mqtt.base_topic,
-    )
-
-
 @contextlib.asynccontextmanager
 async def _broker(mqtt: MqttSettings) -> AsyncIterator[BrokerSettings]:
     """Yield how to reach the broker; with ``embedded``, one that lives as long as this."""
+    rest = mqtt.model_dump(exclude={"broker", "stream"})
     if mqtt.broker != "embedded":
-        yield mqtt_broker(mqtt)
+        yield broker_settings(mqtt.broker, **rest)
         return
     from stream_classifier.sinks.embedded_broker import EmbeddedBroker  # noqa: PLC0415 - extra
 
     async with EmbeddedBroker() as embedded:
-        yield mqtt_broker(mqtt, url=embedded.url)
+        yield broker_settings(embedded.url, **rest)
 
 
 def _versions() -> dict[str, str]:

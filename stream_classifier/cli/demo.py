@@ -75,10 +75,10 @@ def demo(
 
 
 def _has_data(data: Path | None) -> bool:
-    from stream_classifier.datasets import find_rows  # noqa: PLC0415
+    from stream_classifier.datasets import find  # noqa: PLC0415
 
     try:
-        find_rows(data)
+        find(data)
     except DatasetNotFoundError:
         return False
     return True
@@ -100,8 +100,8 @@ async def _demo(
         await listening.wait()
         device = await stack.enter_async_context(
             _process(
-                *("simulate", "scenario", "demo", "--name", STREAM, "--source-id", source_id),
-                *(("--synthetic",) if played == "synthetic" else ()),
+                *("simulate", "synthetic" if played == "synthetic" else "scenario"),
+                *("--scenario", "demo", "--name", STREAM, "--source-id", source_id, "--loop"),
                 *(("--data", str(data)) if data else ()),
                 log=None if debug else folder / "device.log",
             )

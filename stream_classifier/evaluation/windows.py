@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,6 +21,23 @@ N_BOOTSTRAP: Final = 2_000
 
 Classify = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Windows of shape ``(n, window_samples)``, µV, to probabilities of shape ``(n, 3)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How often decisions were right.
+
+    Attributes:
+        accuracy: Share of all windows.
+        macro_f1: Mean of the classes' F1.
+        recall: By class name, share of its windows that were recognised.
+        f1: By class name, harmonic mean of recall and precision.
+    """
+
+    accuracy: float
+    macro_f1: float
+    recall: dict[str, float]
+    f1: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,20 +59,24 @@ class WindowReport:
     @property
     def confusion(self) -> NDArray[np.intp]:
         """Counts, shape ``(3, 3)``: rows are the truth, columns what was decided."""
-        n = len(CLASS_NAMES)
-        return np.bincount(self.truth * n + self.decided, minlength=n * n).reshape(n, n)
+        return count(self.truth, self.decided)
 
-    def as_json(self) -> dict[str, object]:
-        """Figures of the report, as JSON values."""
+    @property
+    def figures(self) -> Figures:
+        """Accuracy, macro F1, recall and F1."""
+        return summarise(self.confusion)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report's figures as JSON values."""
         return {
             "n_windows": len(self.truth),
-            **summarise(self.confusion),
+            **asdict(self.figures),
             "confusion": self.confusion.tolist(),
             "seed": self.seed,
         }
 
     def intervals(self, *, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals of accuracy, macro F1 and the recalls.
+        """Bootstrap intervals of all figures.
 
         Recordings are drawn with replacement, not windows: windows of one recording resemble
         one another, and would make the interval too narrow (Efron & Tibshirani, An
@@ -65,7 +86,8 @@ class WindowReport:
             level: Share of the draws within an interval.
 
         Returns:
-            Low and high end by name: ``accuracy``, ``macro_f1``, ``recall.seizure`` ...
+            Low and high end by name: ``accuracy``, ``macro_f1``, ``recall.<class>``,
+            ``f1.<class>``.
         """
         n = len(CLASS_NAMES)
         keys, of_key = np.unique(self.recordings, return_inverse=True)
@@ -81,7 +103,10 @@ class WindowReport:
         figures = {
             "accuracy": right.sum(axis=1) / drawn.sum(axis=(1, 2)),
             "macro_f1": f1.mean(axis=1),
-        } | {f"recall.{name}": recall[:, c] for c, name in enumerate(CLASS_NAMES)}
+        }
+        for c, name in enumerate(CLASS_NAMES):
+            figures[f"recall.{name}"] = recall[:, c]
+            figures[f"f1.{name}"] = f1[:, c]
         tail = (1 - level) / 2
         return {
             name: (float(np.nanquantile(of, tail)), float(np.nanquantile(of, 1 - tail)))
@@ -89,8 +114,8 @@ class WindowReport:
         }
 
 
-def summarise(confusion: NDArray[np.intp]) -> dict[str, object]:
-    """Accuracy, macro F1, recall and F1 by class, of counts with the truth in rows.
+def summarise(confusion: NDArray[np.intp]) -> Figures:
+    """Figures of counts with the truth in rows.
 
     A class that neither occurs nor is decided has a recall and F1 of 0.
     """
@@ -98,12 +123,18 @@ def summarise(confusion: NDArray[np.intp]) -> dict[str, object]:
     true, decided = confusion.sum(axis=1), confusion.sum(axis=0)
     recall = right / np.maximum(true, 1)
     f1 = 2 * right / np.maximum(true + decided, 1)
-    return {
-        "accuracy": float(right.sum() / confusion.sum()),
-        "macro_f1": float(f1.mean()),
-        "recall": dict(zip(CLASS_NAMES, recall.tolist(), strict=True)),
-        "f1": dict(zip(CLASS_NAMES, f1.tolist(), strict=True)),
-    }
+    return Figures(
+        accuracy=float(right.sum() / confusion.sum()),
+        macro_f1=float(f1.mean()),
+        recall=dict(zip(CLASS_NAMES, recall.tolist(), strict=True)),
+        f1=dict(zip(CLASS_NAMES, f1.tolist(), strict=True)),
+    )
+
+
+def count(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Count decisions, shape ``(3, 3)``: rows are the truth, columns what was decided."""
+    n = len(CLASS_NAMES)
+    return np.bincount(truth * n + decided, minlength=n * n).reshape(n, n)
 
 
 def draw_windows(

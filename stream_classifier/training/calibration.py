@@ -52,7 +52,7 @@ def fit_temperature(network: WindowNetwork, z: torch.Tensor, truth: torch.Tensor
         The temperature, from 0.25 to 4.
     """
     with torch.inference_mode():
-        logits = torch.cat([network(piece) for piece in z.split(1024)]).double()
+        logits = torch.cat([network(piece) for piece in torch.split(z, 1024)]).double()
 
         def cross_entropy(log_temperature: float) -> float:
             scaled = logits / float(np.exp(log_temperature))

@@ -26,8 +26,8 @@ taken from:
 Licence of the data: Creative Commons Attribution 4.0 International (CC BY 4.0),
 https://creativecommons.org/licenses/by/4.0/. Changes made to it: the recordings were cut into
 rows of 178 samples by the *Epileptic Seizure Recognition* table (Qiuyi Wu, Ernest Fokoue, UCI
-Machine Learning Repository, 2017, data set 388); windows of 120 samples were drawn from these; a
-network was trained on them. The authors of the data do not endorse this model.
+Machine Learning Repository, 2017, data set 388); windows of 120 samples were drawn from these;
+a network was trained on them. The authors of the data do not endorse this model.
 
 Whoever passes on this folder, or weights made from it, passes on this notice with it.
 """
@@ -35,13 +35,13 @@ Whoever passes on this folder, or weights made from it, passes on this notice wi
 _LEAK: Final = {
     "rows": """\
 **Rows were shuffled, so rows of one recording lie on both sides of the split.** That is how the
-figures in the literature were made, and the only reason for this model to exist: to be compared with
-them. It overstates what to expect of an unseen recording. For anything else take a model whose
-protocol is `recordings`.""",
+figures in the literature were made, and the only reason for this model to exist: to be compared
+with them. It overstates what to expect of an unseen recording. For anything else take a model
+whose protocol is `recordings`.""",
     "recordings": """\
-Whole recordings were held out: no sample of a test recording was seen in training. **That is not a
-split by person.** The data set does not say who was recorded; five healthy volunteers and five
-patients gave 100 recordings a set, so the same people are almost certainly on both sides.""",
+Whole recordings were held out: no sample of a test recording was seen in training. **That is not
+a split by person.** The data set does not say who was recorded; five healthy volunteers and five
+patients gave all of it, so the same people are almost certainly on both sides.""",
 }
 
 
@@ -72,18 +72,20 @@ def write_card(
         report: The test side, scored once.
         command: What was typed.
     """
-    summary = report.as_json()
+    figures = report.figures
     intervals = report.intervals()
-    recall, f1 = summary["recall"], summary["f1"]
     unit = split.protocol
     table = "\n".join(
         [
             "| | value | 95% interval |",
             "|---|---|---|",
-            _row("accuracy", summary["accuracy"], intervals["accuracy"]),
-            _row("macro F1", summary["macro_f1"], intervals["macro_f1"]),
-            *(_row(f"recall, {c}", recall[c], intervals[f"recall.{c}"]) for c in CLASS_NAMES),
-            *(_row(f"F1, {c}", f1[c], None) for c in CLASS_NAMES),
+            _row("accuracy", figures.accuracy, intervals["accuracy"]),
+            _row("macro F1", figures.macro_f1, intervals["macro_f1"]),
+            *(
+                _row(f"recall, {c}", figures.recall[c], intervals[f"recall.{c}"])
+                for c in CLASS_NAMES
+            ),
+            *(_row(f"F1, {c}", figures.f1[c], intervals[f"f1.{c}"]) for c in CLASS_NAMES),
         ]
     )
     confusion = "\n".join(
@@ -99,13 +101,13 @@ def write_card(
     return f"""\
 # Model card: {name} {version}
 
-Classifies windows of 120 samples of one EEG channel (0.67 s at 178 Hz) into seizure, tumour area and
-normal, and so raises seizure alarms. **For research. Not a medical device: nobody's care may depend
-on it.**
+Classifies windows of 120 samples of one EEG channel (0.67 s at 178 Hz) into seizure, tumour
+area and normal, and so raises seizure alarms. **For research. Not a medical device: nobody's care
+may depend on it.**
 
 ## How good it is
 On the {len(split.test):,} held-out {unit}, one random window of each row
-({len(report.truth):,} windows, seed {report.seed}); looked at once, after every choice had been made:
+({len(report.truth):,} windows, seed {report.seed}); looked at once, after every choice was made:
 
 {table}
 
@@ -132,7 +134,7 @@ The interval is a bootstrap over recordings, not windows. Measured with
 {recipe.windows_per_epoch:,} windows an epoch; averaged weights (decay {recipe.ema_decay:g}) of
   epoch {trained.best.number} of {trained.n_epochs}, the best on validation \
 (accuracy {trained.best.accuracy:.3f}, macro F1 {trained.best.macro_f1:.3f}).
-- Calibration: temperature {trained.temperature:.2f}, fitted on validation, part of the head's weights.
+- Calibration: temperature {trained.temperature:.2f}, fitted on validation, part of the head.
 - Command: `{command}`
 
 ## When it alarms
@@ -141,11 +143,11 @@ p(seizure) averaged over {alarm.smoothing_s:g} s, at or above {alarm.raise_thres
 {_trials(trials, alarm)}
 
 ## What it is not
-- Not validated on any person outside the data set, nor on scalp EEG of seizures: sets A and B (labels 5
-  and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were recorded inside the skull.
-  A seizure on the scalp is 2 to 5 times smaller.
-- Not a tumour detector. *Tumour* here means "recorded from the epileptogenic area, between seizures";
-  the class tells recording conditions apart and is no finding about a living person.
+- Not validated on any person outside the data set, nor on scalp EEG of seizures: sets A and B
+  (labels 5 and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were recorded
+  inside the skull. A seizure on the scalp is 2 to 5 times smaller.
+- Not a tumour detector. *Tumour* here means "recorded from the epileptogenic area, between
+  seizures"; the class tells recording conditions apart and is no finding about a living person.
 - The data set was recorded at 173.61 Hz and is replayed at 178 Hz, as its rows suggest: this model
   hears everything 2.5% too high.
 - Mains hum is a cue in the data: the line at 50 Hz is strong in sets A to D and weak in E. Other
@@ -159,9 +161,8 @@ Code: MIT. Weights and self-test windows: made from data under CC BY 4.0; see `A
 """
 
 
-def _row(what: str, value: float, interval: tuple[float, float] | None) -> str:
-    between = "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-    return f"| {what} | {value:.3f} | {between} |"
+def _row(what: str, value: float, interval: tuple[float, float]) -> str:
+    return f"| {what} | {value:.3f} | {interval[0]:.3f} to {interval[1]:.3f} |"
 
 
 def _trials(trials: tuple[AlarmTrial, ...], alarm: AlarmSpec) -> str:
@@ -170,11 +171,12 @@ def _trials(trials: tuple[AlarmTrial, ...], alarm: AlarmSpec) -> str:
             "The rule is the default one: shuffled rows do not make recordings to try an alarm on."
         )
     chosen = next(t for t in trials if t.raise_threshold == alarm.raise_threshold)
+    n_found = chosen.n_seizures - chosen.missed
     tried = ", ".join(f"{t.raise_threshold:g}" for t in trials)
     latency = "no alarm" if chosen.latency_s is None else f"{chosen.latency_s:.1f} s"
     return (
-        f"The threshold was chosen from {tried} on the validation recordings (fewest false alarms,\n"
-        f"then fewest missed, then quickest): there, {chosen.n_seizures - chosen.missed} of "
+        f"The threshold was chosen from {tried} on the validation recordings (fewest false\n"
+        f"alarms, then fewest missed, then quickest): there, {n_found} of "
         f"{chosen.n_seizures} seizure recordings raised an alarm\n"
         f"(median {latency} after their start), with {chosen.false_alarms} false alarms in "
         f"{chosen.background_s / 60:.1f} minutes of background,\n"

@@ -35,28 +35,32 @@ def split_data(rows: SeizureRows, *, protocol: Protocol, seed: int) -> Split:
     Returns:
         The split: 8,000 / 1,000 / 2,500 rows, or 350 / 50 / 100 recordings.
     """
-    if protocol == "rows":
-        members: list[int] | list[str] = list(range(len(rows.labels)))
-        labels = rows.labels
-    else:
-        members = list(rows.keys)
-        labels = np.array([rows.label_of(key) for key in rows.keys])
+    labels = (
+        rows.labels if protocol == "rows" else np.array([rows.label_of(key) for key in rows.keys])
+    )
     rng = np.random.default_rng(seed)
     kinds = np.unique(labels)
-    test, validation, train = [], [], []
+    sides: tuple[list[int], ...] = ([], [], [])
     for kind in kinds:
         of_kind = rng.permutation(np.flatnonzero(labels == kind))
         ends = np.cumsum([N_TEST[protocol] // len(kinds), N_VALIDATION[protocol] // len(kinds)])
-        for side, chosen in zip((test, validation, train), np.split(of_kind, ends), strict=True):
+        for side, chosen in zip(sides, np.split(of_kind, ends), strict=True):
             side.extend(chosen.tolist())
+    test, validation, train = (sorted(side) for side in sides)
     return Split(
         protocol=protocol,
         seed=seed,
-        train=tuple(members[i] for i in sorted(train)),  # type: ignore[arg-type] # of one kind
-        validation=tuple(members[i] for i in sorted(validation)),  # type: ignore[arg-type]
-        test=tuple(members[i] for i in sorted(test)),  # type: ignore[arg-type]
+        train=_name(rows, protocol, train),
+        validation=_name(rows, protocol, validation),
+        test=_name(rows, protocol, test),
         data_digest=rows.digest,
     )
+
+
+def _name(
+    rows: SeizureRows, protocol: Protocol, chosen: list[int]
+) -> tuple[int, ...] | tuple[str, ...]:
+    return tuple(chosen) if protocol == "rows" else tuple(rows.keys[i] for i in chosen)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

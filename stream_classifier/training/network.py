@@ -17,6 +17,19 @@ from stream_classifier.bundle import NetworkSpec
 
 READOUT_DROPOUT = 0.3
 
+_STATE_KEYS = {
+    "conv1.weight": "conv1.weight",
+    "conv1.bias": "conv1.bias",
+    "conv2.weight": "conv2.weight",
+    "conv2.bias": "conv2.bias",
+    "lstm.weight_ih": "lstm.weight_ih_l0",
+    "lstm.weight_hh": "lstm.weight_hh_l0",
+    "lstm.bias": "lstm.bias_ih_l0",
+    "head.weight": "head.weight",
+    "head.bias": "head.bias",
+}
+"""Name in a bundle to name in the module below."""
+
 
 class WindowNetwork(nn.Module):
     """Two convolutions, an LSTM from zero state, and a head over its states' summary.
@@ -40,9 +53,10 @@ class WindowNetwork(nn.Module):
         self.head = nn.Linear(3 * H, spec.outputs)
         # Gates are stacked i, f, g, o. A forget gate that starts open lets gradients reach the
         # first steps (Jozefowicz et al., ICML 2015). Torch has two biases where one suffices.
-        nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(requires_grad=False)
+        biases = dict(self.lstm.named_parameters())
+        nn.init.zeros_(biases["bias_hh_l0"]).requires_grad_(False)
         with torch.no_grad():
-            self.lstm.bias_ih_l0[H : 2 * H] += 1
+            biases["bias_ih_l0"][H : 2 * H] += 1
 
     def forward(self, z: Tensor) -> Tensor:
         """Logits of shape (B, outputs) for z-scores of shape (B, window_samples)."""
@@ -83,39 +97,18 @@ def export_weights(
         network: The network.
         temperature: What logits are to be divided by; it goes into the head.
     """
-    lstm = network.lstm
-    tensors = {
-        "conv1.weight": network.conv1.weight,
-        "conv1.bias": network.conv1.bias,
-        "conv2.weight": network.conv2.weight,
-        "conv2.bias": network.conv2.bias,
-        "lstm.weight_ih": lstm.weight_ih_l0,
-        "lstm.weight_hh": lstm.weight_hh_l0,
-        "lstm.bias": lstm.bias_ih_l0,
-        "head.weight": network.head.weight / temperature,
-        "head.bias": network.head.bias / temperature,
-    }
-    return {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+    state = network.state_dict()
+    weights = {name: state[key].numpy().copy() for name, key in _STATE_KEYS.items()}
+    for name in ("head.weight", "head.bias"):
+        weights[name] /= np.float32(temperature)
+    return weights
 
 
 def import_weights(spec: NetworkSpec, weights: dict[str, NDArray[np.float32]]) -> WindowNetwork:
     """Build the network that a bundle's weights describe, ready to classify."""
     network = WindowNetwork(spec)
-    named = {name: torch.tensor(values) for name, values in weights.items()}
-    network.load_state_dict(
-        {
-            "conv1.weight": named["conv1.weight"],
-            "conv1.bias": named["conv1.bias"],
-            "conv2.weight": named["conv2.weight"],
-            "conv2.bias": named["conv2.bias"],
-            "lstm.weight_ih_l0": named["lstm.weight_ih"],
-            "lstm.weight_hh_l0": named["lstm.weight_hh"],
-            "lstm.bias_ih_l0": named["lstm.bias"],
-            "lstm.bias_hh_l0": torch.zeros_like(named["lstm.bias"]),
-            "head.weight": named["head.weight"],
-            "head.bias": named["head.bias"],
-        }
-    )
+    state = {key: torch.tensor(weights[name]) for name, key in _STATE_KEYS.items()}
+    network.load_state_dict(state | {"lstm.bias_hh_l0": torch.zeros(4 * spec.hidden)})
     return network.eval()
 
 
@@ -130,7 +123,7 @@ def classify(
         log_p = torch.cat(
             [
                 class_log_probabilities(network(piece), network.spec.output_classes)
-                for piece in z.split(2048)
+                for piece in torch.split(z, 2048)
             ]
         )
         return log_p.exp().numpy()

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from torch import nn
 
 from stream_classifier.bundle import NetworkSpec
 from stream_classifier.datasets import SeizureRows
-from stream_classifier.evaluation.windows import draw_windows, split_rows, summarise
+from stream_classifier.evaluation.windows import count, draw_windows, split_rows, summarise
 from stream_classifier.training.calibration import fit_temperature
 from stream_classifier.training.material import Material, gather
 from stream_classifier.training.network import WindowNetwork, class_log_probabilities
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from stream_classifier.bundle import Split
 
 
@@ -58,7 +56,7 @@ class Recipe:
     ema_decay: float = 0.998
     validation_draws: int = 4
 
-    def as_json(self) -> dict[str, int | float]:
+    def as_json(self) -> dict[str, Any]:
         """Settings by name."""
         return asdict(self)
 
@@ -159,10 +157,10 @@ def train(
                 losses.append(loss.item())
 
             with torch.inference_mode():
-                logits = torch.cat([average(piece) for piece in held_out_z.split(1024)])
+                logits = torch.cat([average(piece) for piece in torch.split(held_out_z, 1024)])
                 decided = class_log_probabilities(logits, spec.output_classes).argmax(1).numpy()
-            figures = summarise(_confusion(truth, decided))
-            epoch = Epoch(number, float(np.mean(losses)), figures["accuracy"], figures["macro_f1"])
+            figures = summarise(count(truth, decided))
+            epoch = Epoch(number, float(np.mean(losses)), figures.accuracy, figures.macro_f1)
             on_epoch(epoch)
             if epoch.macro_f1 > best.macro_f1:
                 best, best_weights = epoch, copy.deepcopy(average.state_dict())
@@ -201,10 +199,6 @@ def _follow(average: nn.Module, network: nn.Module, *, n_done: int, recipe: Reci
     decay = min(recipe.ema_decay, (1 + n_done) / (10 + n_done))  # the random start fades early
     for slow, fast in zip(average.parameters(), network.parameters(), strict=True):
         slow.lerp_(fast, 1 - decay)
-
-
-def _confusion(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.bincount(truth * 3 + decided, minlength=9).reshape(3, 3)
 
 
 @contextmanager

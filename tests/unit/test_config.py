@@ -119,7 +119,7 @@ def test_the_template_names_every_setting_and_its_values_are_the_defaults(file):
         assert key[-1] in text
     lines = [line.removeprefix("# ") for line in text.splitlines()[2:]]
     active = [
-        x for x in lines if x.startswith("[") or (" = " in x and not x.split(" = ")[1][0] == " ")
+        x for x in lines if x.startswith("[") or (" = " in x and x.split(" = ")[1][0] != " ")
     ]
     parsed = tomllib.loads("\n".join(active))
     assert parsed["mqtt"]["keepalive_s"] == 5

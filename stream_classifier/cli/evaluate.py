@@ -1,0 +1,92 @@
+"""``stream-classifier evaluate``: how good a model is, on what it has not seen."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stream_classifier.signals import CLASS_NAMES
+
+if TYPE_CHECKING:
+    from stream_classifier.evaluation.windows import WindowReport
+
+
+class Protocol(StrEnum):
+    """How the data was split."""
+
+    ROWS = "rows"
+    RECORDINGS = "recordings"
+
+
+_SHIPPED = {Protocol.ROWS: "bonn-rows", Protocol.RECORDINGS: "bonn"}
+
+
+def evaluate(
+    bundle: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model bundle: a name or a folder. Default: the protocol's shipped one."
+        ),
+    ] = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(help="How the data was split. Default: the bundle's own; recordings."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Picks the window of each row.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data folder, or the CSV file itself. Default: STREAM_CLASSIFIER_DATA, "
+            "then the user's cache.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score a model on one random window of each held-out row.
+
+    Only what the bundle has not seen is scored; anything else is refused (exit code 6).
+    """
+    from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy; not for --help
+    from stream_classifier.datasets import load_rows  # noqa: PLC0415
+    from stream_classifier.engines.reference import classify_windows  # noqa: PLC0415
+    from stream_classifier.evaluation.windows import score, unseen_rows  # noqa: PLC0415
+
+    model = load_bundle(bundle or _SHIPPED[protocol or Protocol.RECORDINGS])
+    split_by = model.split.protocol if protocol is None else protocol.value
+    rows = load_rows(data)
+    report = score(
+        partial(classify_windows, model),
+        rows,
+        unseen_rows(model.split, rows, protocol=split_by),
+        window_samples=model.window_samples,
+        seed=seed,
+    )
+    if as_json:
+        print(json.dumps({"protocol": split_by, **report.as_json(), "bundle": model.digest}))
+    else:
+        _show(report, title=f"{model.name} {model.version} on held-out {split_by}, seed {seed}")
+
+
+def _show(report: WindowReport, *, title: str) -> None:
+    figures, intervals = report.figures, report.intervals()
+    values = {"accuracy": figures.accuracy, "macro_f1": figures.macro_f1}
+    values |= {f"recall.{name}": figures.recall[name] for name in CLASS_NAMES}
+    values |= {f"f1.{name}": figures.f1[name] for name in CLASS_NAMES}
+    table = Table("", "value", "95% interval, by recording", title=title, title_justify="left")
+    for name, value in values.items():
+        low, high = intervals[name]
+        table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}")
+    counts = Table("truth", *(f"decided {name}" for name in CLASS_NAMES), title="windows")
+    for name, row in zip(CLASS_NAMES, report.confusion.tolist(), strict=True):
+        counts.add_row(name, *map(str, row))
+    console = Console()
+    console.print(table, counts)
+    console.print("A split by rows or recordings is not a split by person. For research only.")

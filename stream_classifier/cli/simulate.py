@@ -1,0 +1,276 @@
+"""``stream-classifier simulate``: an EEG device that does not exist, on a real LSL stream."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
+
+    from simulators.blocks import Block
+    from stream_classifier.datasets import SeizureRows
+
+
+class Played(StrEnum):
+    """What the device plays."""
+
+    ROWS = "rows"
+    RECORDING = "recording"
+    SCENARIO = "scenario"
+    SYNTHETIC = "synthetic"
+
+
+def simulate(
+    ctx: typer.Context,
+    played: Annotated[
+        Played,
+        typer.Argument(
+            help="rows: all rows of the data set, a gap of 1 s between them; recording: whole "
+            "recordings of 23 s; scenario: a timeline, from recordings the model has not seen "
+            "(from a neural mass model where there is no data set); synthetic: the same, "
+            "always from the model."
+        ),
+    ] = Played.SCENARIO,
+    name: Annotated[str, typer.Option(help="Name of the LSL stream.")] = "simulated-eeg",
+    source_id: Annotated[
+        str | None, typer.Option(help="Its source_id. Default: the name.", show_default=False)
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="A count (1 to 64, named as in the 10-20 system) or labels: C3,C4. "
+            "Default: one channel, or one for each --recording.",
+            show_default=False,
+        ),
+    ] = None,
+    chunk: Annotated[int, typer.Option(min=1, max=10_000, help="Samples sent at once.")] = 4,
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            max=1000,
+            help="Seconds of signal a second. Stamps stay those of the signal (178 a second), "
+            "so at other speeds than 1 the age of a sample means nothing.",
+        ),
+    ] = 1.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Stop after that much signal.", show_default=False),
+    ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Of every choice. Default: the scenario's; else 0.", show_default=False
+        ),
+    ] = None,
+    scenario: Annotated[
+        str, typer.Option(help="A shipped scenario (demo, quiet) or a TOML file.")
+    ] = "demo",
+    recording: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Key of a recording; repeat it for more channels. Default: one that "
+            "the model has not seen, chosen by --seed.",
+            show_default=False,
+        ),
+    ] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Rows in random order.")] = False,
+    join: Annotated[
+        bool, typer.Option("--join", help="No gap between rows, or repetitions.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data folder. Default: STREAM_CLASSIFIER_DATA, then the user's cache.",
+            show_default=False,
+        ),
+    ] = None,
+    wait_for_consumer: Annotated[
+        float, typer.Option(min=0, help="Wait up to that many seconds for a reader.")
+    ] = 0.0,
+) -> None:
+    """Stream simulated EEG at 178 Hz, and the truth about it on a second stream of markers."""
+    from stream_classifier.sources.lsl_runtime import quiet_liblsl  # noqa: PLC0415
+
+    quiet_liblsl(debug=bool((ctx.obj or {}).get("debug")))
+
+    from simulators import montage  # noqa: PLC0415
+    from simulators.blocks import RATE_HZ, take  # noqa: PLC0415
+    from simulators.device import Device, already_there  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        labels = montage.labels(channels) if channels else None
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--channels") from error
+    wearer = _Wearer(data=data, seed=seed, n_channels=len(labels) if labels else None)
+    if played is Played.ROWS:
+        blocks = wearer.rows(shuffle=shuffle, join=join, loop=loop)
+    elif played is Played.RECORDING:
+        blocks = wearer.recording(recording or (), join=join, loop=loop)
+    else:
+        blocks = wearer.scenario(scenario, synthetic=played is Played.SYNTHETIC, loop=loop)
+    labels = labels or (
+        montage.labels("1") if wearer.is_synthetic else montage.numbered(wearer.n_channels)
+    )
+    if seconds is not None:
+        blocks = take(blocks, math.ceil(seconds * RATE_HZ))
+
+    stop = threading.Event()
+    device = Device(
+        name=name,
+        source_id=source_id or name,
+        labels=labels,
+        played=wearer.says,
+        chunk_samples=chunk,
+        speed=speed,
+        stop=stop,
+    )
+    for other in already_there(device.source_id):
+        console.print(
+            f"[yellow]warning:[/] a stream with source_id {device.source_id!r} is running already "
+            f"({other}); consumers will mix them up. Try: another --name"
+        )
+    before = _stop_on_signals(stop)
+    try:
+        with device:
+            console.print(
+                f"streaming {name!r} (source_id {device.source_id!r}): {len(labels)} channel(s) "
+                f"at {RATE_HZ:g} Hz, {wearer.says}; markers on '{name}-markers'"
+            )
+            if wait_for_consumer and not device.wait_for_consumer(wait_for_consumer):
+                console.print(f"nobody reads it after {wait_for_consumer:g} s; starting")
+            finished = device.stream(blocks)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if not finished:
+        raise typer.Exit(130)
+
+
+class _Wearer:
+    """Finds what is to be played, and says what it found.
+
+    Attributes:
+        n_channels: As asked for, else as many as there are recordings.
+        is_synthetic: Whether nothing of it is recorded.
+        says: What is played, in a few words.
+    """
+
+    def __init__(self, *, data: Path | None, seed: int | None, n_channels: int | None) -> None:
+        self.n_channels = n_channels or 1
+        self.is_synthetic = False
+        self.says = ""
+        self._asked_channels = n_channels
+        self._data = data
+        self._seed = seed
+
+    def rows(self, *, shuffle: bool, join: bool, loop: bool) -> Iterator[Block]:
+        from simulators import blocks, rows  # noqa: PLC0415
+
+        if self.n_channels != 1:
+            raise typer.BadParameter(
+                "a row is one channel. Try: scenario, or recording with --recording for each",
+                param_hint="--channels",
+            )
+        table = self._table()
+        self.says = f"rows of the data set{', shuffled' if shuffle else ''}"
+
+        def make() -> Iterator[Block]:
+            return rows.rows(table, shuffle=shuffle, seed=self._seed or 0, join=join)
+
+        gap = 0 if join else rows.GAP_SAMPLES
+        return blocks.loop(make, gap_samples=gap) if loop else make()
+
+    def recording(self, keys: Sequence[str], *, join: bool, loop: bool) -> Iterator[Block]:
+        import numpy as np  # noqa: PLC0415
+
+        from simulators import blocks, rows  # noqa: PLC0415
+
+        table = self._table()
+        if not keys:
+            held_out = _held_out()
+            n_keys = min(self.n_channels, len(held_out))
+            keys = (
+                np.random.default_rng(self._seed or 0)
+                .choice(held_out, n_keys, replace=False)
+                .tolist()
+            )
+        unknown = [key for key in keys if key not in table.keys]
+        if unknown:
+            raise typer.BadParameter(
+                f"the data set has no recording {unknown[0]!r}; it has {table.keys[0]}, "
+                f"{table.keys[1]}, {table.keys[2]} and {len(table.keys) - 3} others",
+                param_hint="--recording",
+            )
+        if self._asked_channels not in {None, len(keys)}:
+            raise typer.BadParameter(
+                f"{len(keys)} recording(s) for {self._asked_channels} channels: expected one each",
+                param_hint="--channels",
+            )
+        self.n_channels = len(keys)
+        self.says = f"recording(s) {', '.join(keys)} of the data set"
+
+        def make() -> Iterator[Block]:
+            return rows.recording(table, keys)
+
+        gap = 0 if join else rows.GAP_SAMPLES
+        return blocks.loop(make, gap_samples=gap) if loop else make()
+
+    def scenario(self, name: str, *, synthetic: bool, loop: bool) -> Iterator[Block]:
+        from simulators import scenario as scenarios  # noqa: PLC0415
+        from stream_classifier.errors import DatasetNotFoundError  # noqa: PLC0415
+
+        timeline = scenarios.load(name)
+        if self._seed is not None:
+            timeline = dataclasses.replace(timeline, seed=self._seed)
+        table = None
+        if not synthetic and any(part.source != "synthetic" for part in timeline.parts):
+            try:
+                table = self._table()
+            except DatasetNotFoundError:
+                if self._data is not None:
+                    raise
+        self.is_synthetic = table is None
+        origin = "a neural mass model" if table is None else "recordings the model has not seen"
+        self.says = f"scenario {timeline.title!r} from {origin}"
+        return scenarios.play(
+            timeline,
+            n_channels=self.n_channels,
+            table=table,
+            keys=() if table is None else _held_out(),
+            loop=loop,
+        )
+
+    def _table(self) -> SeizureRows:
+        from stream_classifier.datasets import load_rows  # noqa: PLC0415
+
+        return load_rows(self._data)
+
+
+def _held_out() -> Sequence[str]:
+    """Recordings that the shipped model was neither trained nor chosen on."""
+    from stream_classifier.bundle import load_bundle  # noqa: PLC0415
+
+    return tuple(str(key) for key in load_bundle("bonn").split.test)
+
+
+def _stop_on_signals(stop: threading.Event) -> dict[signal.Signals, Any]:
+    """End cleanly on SIGINT and SIGTERM; returns what was done before."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    return {number: signal.signal(number, handle) for number in numbers}

@@ -1,0 +1,251 @@
+"""Whole stories: a device, the pipeline, a broker and a subscriber, each a process of its own."""
+
+import contextlib
+import json
+import shutil
+import time
+
+import pytest
+
+from stream_classifier.bundle import load_bundle
+
+from .conftest import eventually
+
+pytestmark = [pytest.mark.lsl, pytest.mark.broker]
+
+SCENARIO = """
+title = "short"
+seed = 3
+[[part]]
+state = "background"
+seconds = 6
+[[part]]
+state = "seizure"
+seconds = 14
+[[part]]
+state = "background"
+seconds = 8
+[[part]]
+state = "seizure"
+seconds = 14
+[[part]]
+state = "background"
+seconds = 60
+"""
+
+
+class Story:
+    """A device, the pipeline on it, and a subscriber."""
+
+    def __init__(self, start, mosquitto, source_id, tmp_path):
+        self._start = start
+        self.broker = mosquitto
+        self.source_id = source_id
+        self.scenario = tmp_path / "short.toml"
+        self.scenario.write_text(SCENARIO)
+        self.outbox = tmp_path / "outbox.sqlite"
+        self.subscriber = start("subscribe", "--broker", mosquitto.url, "--json")
+
+    def device(self):
+        return self._start(
+            *("simulate", "synthetic", "--scenario", self.scenario, "--name", self.source_id),
+            *("--source-id", self.source_id),
+        )
+
+    def pipeline(self, *more):
+        return self._start(
+            *("run", "--source-id", self.source_id, "--wait", "30", "--json"),
+            *("--broker", self.broker.url, "--stream", "bed3"),
+            *("--set", f"outbox.path={self.outbox}", "--set", "alarm.refractory_s=4", *more),
+        )
+
+    def heard(self, what):
+        """Messages of one topic, in the order they came: ``status``, ``alert``, ``alert/event``."""
+        messages = []
+        for line in self.subscriber.printed.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line may be half written
+                message = json.loads(line)
+                if message["topic"] == f"stream_classifier/bed3/{what}":
+                    messages.append(message["message"])
+        return messages
+
+    def until(self, what, condition, *, within_s=40.0):
+        """Wait for a message of a topic that fulfils a condition."""
+        return eventually(
+            lambda: next((m for m in reversed(self.heard(what)) if condition(m)), None),
+            within_s=within_s,
+            what=f"a message on {what}; heard {self.heard(what)[-2:]}",
+        )
+
+    def until_now(self, what, condition, *, within_s=40.0):
+        """Wait until the newest message of a topic fulfils a condition."""
+        return eventually(
+            lambda: (heard := self.heard(what)) and condition(heard[-1]) and heard[-1],
+            within_s=within_s,
+            what=f"the newest message on {what}; it was {self.heard(what)[-1:]}",
+        )
+
+    def events(self):
+        return [(m["alert_id"], m["event_type"]) for m in self.heard("alert/event")]
+
+
+@pytest.fixture
+def story(start, mosquitto, source_id, tmp_path):
+    return Story(start, mosquitto, source_id, tmp_path)
+
+
+def test_a_seizure_becomes_an_alert_and_the_alert_has_an_end(story):
+    story.device()
+    pipeline = story.pipeline()
+    raised = story.until("alert/event", lambda m: m["event_type"] == "raised")
+    assert raised["simulated"] is True
+    assert raised["p"] >= raised["threshold"]["raise"]
+    assert raised["onset"] <= raised["raised"] == raised["ts"] <= raised["decided"]
+    assert not raised["late"]
+    assert story.until_now("alert", lambda m: m["on"])["alert_id"] == raised["alert_id"]
+    ended = story.until("alert/event", lambda m: m["event_type"] == "ended")
+    assert ended["alert_id"] == raised["alert_id"]
+    assert not story.until_now("alert", lambda m: not m["on"])["on"]
+    (info,) = story.heard("info")
+    assert info["model"]["sha256"] == load_bundle("bonn").digest
+    assert pipeline.stop() == 0
+    assert story.until_now("status", lambda m: m == "stopped")
+    assert '"windows"' in pipeline.printed
+
+
+def test_a_device_that_dies_is_said_at_once_and_its_return_is_noticed(story):
+    device = story.device()
+    pipeline = story.pipeline()
+    story.until_now("alert", lambda m: m["signal"] == "ok")
+    device.kill()
+    killed_at = time.monotonic()
+    story.until_now("alert", lambda m: m["signal"] == "none" and m["state"] is None)
+    assert time.monotonic() - killed_at < 4.0  # promised: 2 s; the rest is for a busy machine
+    assert story.heard("status")[-1] == "online"
+    story.device()
+    story.until_now("alert", lambda m: m["signal"] == "ok" and m["state"] is not None)
+    story.until("alert/event", lambda m: m["event_type"] == "raised")
+    assert pipeline.process.poll() is None
+    assert pipeline.stop() == 0
+    assert '"reconnects": 1' in pipeline.printed
+
+
+def test_an_alert_raised_while_the_broker_is_dead_arrives_when_it_is_back(story):
+    story.device()
+    pipeline = story.pipeline()
+    story.until_now("alert", lambda m: m["signal"] == "ok")
+    assert not story.events()
+    story.broker.kill()
+    eventually(lambda: "raised:" in pipeline.said, what="an alert in the pipeline's log")
+    time.sleep(5.5)  # past the time from which an event counts as late
+    story.broker.start()
+    raised = story.until("alert/event", lambda m: m["event_type"] == "raised")
+    assert raised["late"] is True
+    assert raised["durable"] is True
+    story.until_now("status", lambda m: m == "online")
+    story.until("alert/event", lambda m: m["event_type"] == "ended")
+    events = story.events()
+    assert len(events) == len(set(events)) or {e for _, e in events} >= {"updated"}
+    order = [m["ts"] for m in story.heard("alert/event")]
+    assert order == sorted(order)
+
+
+def test_a_pipeline_that_is_killed_is_said_to_be_offline(story):
+    story.device()
+    pipeline = story.pipeline()
+    story.until_now("status", lambda m: m == "online")
+    pipeline.kill()
+    story.until_now("status", lambda m: m == "offline", within_s=12)
+
+
+def test_a_stop_in_the_middle_of_an_alert_is_clean_and_leaves_the_alert_standing(story):
+    story.device()
+    pipeline = story.pipeline()
+    story.until_now("alert", lambda m: m["on"])
+    asked_at = time.monotonic()
+    assert pipeline.stop() == 0
+    assert time.monotonic() - asked_at < 5.0  # promised: 3 s; the rest is for a busy machine
+    assert story.until_now("status", lambda m: m == "stopped")
+    last = story.heard("alert")[-1]
+    assert (last["signal"], last["state"], last["on"]) == ("stopped", None, True)
+
+
+def test_detection_starts_without_a_broker(story):
+    story.broker.kill()
+    story.device()
+    pipeline = story.pipeline()
+    eventually(lambda: "raised:" in pipeline.said, what="an alert in the pipeline's log")
+    story.broker.start()
+    story.until("alert/event", lambda m: m["event_type"] == "raised")
+
+
+def one_clear_line(command, exit_code, *words):
+    """The command ended with this code, said these words, and showed no traceback."""
+    assert command.process.wait(40) == exit_code, command.said
+    assert "Traceback" not in command.said
+    for word in words:
+        assert word in command.said
+
+
+def test_two_pipelines_on_one_outbox_are_one_too_many(story):
+    story.device()
+    story.pipeline()
+    story.until_now("status", lambda m: m == "online")
+    one_clear_line(story.pipeline(), 1, "outbox")
+    assert story.heard("status")[-1] == "online"
+
+
+def test_a_wrong_password_is_exit_code_5(start, mosquitto_with_password, tmp_path):
+    wrong = tmp_path / "wrong"
+    wrong.write_text("open barley\n")
+    arguments = (
+        "run",
+        "--broker",
+        mosquitto_with_password.url,
+        "--username",
+        "nurse",
+        "--wait",
+        "1",
+    )
+    command = start(*arguments, "--password-file", wrong)
+    one_clear_line(command, 5, mosquitto_with_password.url)
+    assert "barley" not in command.said
+
+
+def test_the_right_password_lets_in_and_is_never_shown(
+    start, mosquitto_with_password, source_id, tmp_path
+):
+    command = start(
+        *("run", "--broker", mosquitto_with_password.url, "--username", "nurse", "--wait", "30"),
+        *("--source-id", source_id, "--set", f"outbox.path={tmp_path / 'o.sqlite'}"),
+        environment={"STREAM_CLASSIFIER_MQTT__PASSWORD": "sesame"},
+    )
+    start("simulate", "synthetic", "--name", source_id)
+    eventually(lambda: "connected to" in command.said, what="a connection in the log")
+    assert "sesame" not in command.said
+
+
+def test_an_absent_stream_is_exit_code_4(start, mosquitto, source_id):
+    command = start("run", "--broker", mosquitto.url, "--source-id", source_id, "--wait", "1")
+    one_clear_line(command, 4, source_id, "within 1 s", "stream-classifier streams")
+
+
+def test_a_flipped_byte_in_the_bundle_is_exit_code_6(start, mosquitto, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(load_bundle("bonn").path, bundle)
+    weights = bundle / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    command = start("run", "--broker", mosquitto.url, "--bundle", bundle, "--wait", "1")
+    one_clear_line(command, 6, "weights.safetensors")
+
+
+def test_an_unknown_key_is_exit_code_3(start, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("[mqtt]\nbrokr = 'x'\n")
+    one_clear_line(start("run", "--config", config), 3, "c.toml:2", "'mqtt.broker'")
+
+
+def test_an_unknown_option_is_exit_code_2(start):
+    one_clear_line(start("run", "--no-such-option"), 2)

@@ -1,0 +1,122 @@
+"""What was held out is never trained on, down to the sample."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_classifier.datasets import SeizureRows, load_rows
+from stream_classifier.evaluation.windows import split_rows
+from stream_classifier.training.material import gather, split_data
+
+
+def invented_rows(seed=0):
+    """A table shaped like the data set, whose every sample says which row it is from."""
+    keys = [f"V{n}" for n in range(400)] + [f"V1.{n}" for n in range(100)]
+    recordings, chunks = np.repeat(keys, 23), np.tile(np.arange(1, 24), 500)
+    labels = np.repeat(np.tile(np.arange(1, 6), 100), 23)
+    order = np.random.default_rng(seed).permutation(11_500)
+    values = np.repeat(np.arange(11_500)[:, None], 178, axis=1)
+    return SeizureRows(
+        values=values.astype(np.int16),
+        labels=labels[order].astype(np.int8),
+        recordings=recordings[order],
+        chunks=chunks[order].astype(np.int8),
+        digest="invented",
+    )
+
+
+ROWS = invented_rows()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_recording_is_on_two_sides_of_a_split_by_recordings(seed):
+    split = split_data(ROWS, protocol="recordings", seed=seed)
+    assert [len(s) for s in (split.train, split.validation, split.test)] == [350, 50, 100]
+    sides = [set(ROWS.recordings[split_rows(ROWS, s)])
+             for s in (split.train, split.validation, split.test)]  # fmt: skip
+    assert [len(side) for side in sides] == [350, 50, 100]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_row_is_on_two_sides_of_a_split_by_rows(seed):
+    split = split_data(ROWS, protocol="rows", seed=seed)
+    assert [len(s) for s in (split.train, split.validation, split.test)] == [8_000, 1_000, 2_500]
+    assert sorted((*split.train, *split.validation, *split.test)) == list(range(11_500))
+
+
+@pytest.mark.parametrize("protocol", ["rows", "recordings"])
+def test_each_side_has_each_label_in_equal_parts(protocol):
+    split = split_data(ROWS, protocol=protocol, seed=5)
+    for side in (split.train, split.validation, split.test):
+        counts = np.bincount(ROWS.labels[split_rows(ROWS, side)], minlength=6)[1:]
+        assert len(set(counts)) == 1
+
+
+def test_a_split_depends_on_its_seed_and_on_nothing_else():
+    first = split_data(ROWS, protocol="recordings", seed=1)
+    assert split_data(ROWS, protocol="recordings", seed=1) == first
+    assert split_data(ROWS, protocol="recordings", seed=2).test != first.test
+
+
+def test_keys_that_look_alike_are_different_recordings():
+    assert not set(ROWS.rows_of("V1")) & set(ROWS.rows_of("V1.1"))
+    assert not set(ROWS.rows_of("V11")) & set(ROWS.rows_of("V1.1"))
+    split = split_data(ROWS, protocol="recordings", seed=0)
+    assert len(split_rows(ROWS, ("V1",))) == len(split_rows(ROWS, ("V1.1",))) == 23
+    assert {"V1", "V1.1", "V11"} <= {*split.train, *split.validation, *split.test}
+
+
+@given(chosen=st.sets(st.integers(0, 68), min_size=1), window=st.integers(1, 178))
+def test_windows_hold_only_given_rows_in_their_order_in_one_recording(chosen, window):
+    three = np.concatenate([ROWS.rows_of(key) for key in ("V1", "V1.1", "V11")])
+    given_rows = three[sorted(chosen)]
+    material = gather(ROWS, given_rows, window_samples=window)
+    assert len(material.window_starts) == len(material.labels)
+    for start, label in zip(material.window_starts[::37], material.labels[::37], strict=True):
+        # Each sample is the number of its row.
+        inside = material.signal_uv[start : start + window].astype(int)
+        assert len(inside) == window
+        assert set(inside) <= set(given_rows)
+        assert len(set(ROWS.recordings[inside])) == 1
+        assert set(ROWS.labels[inside]) == {label}
+        assert set(np.diff(ROWS.chunks[inside])) <= {0, 1}
+        assert len(set(inside)) <= 1 + (window + 176) // 178
+
+
+def test_every_window_of_every_run_can_be_drawn_and_no_other():
+    recording = ROWS.rows_of("V7")
+    material = gather(ROWS, recording[[0, 1, 2, 5, 22]], window_samples=120)
+    runs = [3, 1, 1]
+    expected = [(0, 3 * 178 - 119), (3 * 178, 59), (4 * 178, 59)]
+    assert len(runs) == len(expected)
+    assert material.window_starts.tolist() == [s + n for s, count in expected for n in range(count)]
+
+
+def test_drawing_is_repeatable_and_keeps_windows_with_their_labels():
+    material = gather(ROWS, np.arange(0, 11_500, 7), window_samples=120)
+    first = material.draw(np.random.default_rng(1), 500)
+    again = material.draw(np.random.default_rng(1), 500)
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert first[0].shape == (500, 120)
+    np.testing.assert_array_equal(ROWS.labels[first[0][:, 0].astype(int)], first[1])
+
+
+@pytest.mark.dataset
+@pytest.mark.parametrize("protocol", ["rows", "recordings"])
+def test_real_training_windows_hold_no_sample_of_a_held_out_row(data_folder, protocol):
+    rows = load_rows(data_folder)
+    split = split_data(rows, protocol=protocol, seed=0)
+    train = split_rows(rows, split.train)
+    held_out = split_rows(rows, (*split.test, *split.validation))
+    assert not set(train) & set(held_out)
+    if protocol == "recordings":
+        assert not set(rows.recordings[train]) & set(rows.recordings[held_out])
+    material = gather(rows, train, window_samples=120)
+    assert len(material.signal_uv) == len(train) * 178
+    np.testing.assert_array_equal(
+        np.sort(material.signal_uv.reshape(-1, 178), axis=0),
+        np.sort(rows.values[train].astype(np.float32), axis=0),
+    )

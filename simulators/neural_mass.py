@@ -54,7 +54,7 @@ BACKGROUND: Final = Regime(5.0, 50.0, 15.0)
 """Activity between seizures (Wendling et al. 2002, type 1)."""
 
 ICTAL: Final = Regime(5.0, 25.0, 15.0)
-"""Rhythmic spikes of a seizure, 4 to 6 a second (type 3): slow inhibition has halved."""
+"""Rhythmic spikes of a seizure, 4 to 5 a second (type 3): slow inhibition has halved."""
 
 ALPHA: Final = Regime(5.0, 10.0, 15.0)
 """Slow rhythmic activity of about 10 Hz (type 4)."""
@@ -75,7 +75,7 @@ _UV_PER_MV: Final = 52.0  # what the electrode sees of the potential
 _ALPHA_SHARE: Final = 0.5  # of the patch that hums
 _SLOW_UV, _SLOW_S = 20.0, 0.16  # slow potentials: rms, correlation time (1 Hz)
 _AMPLIFIER_UV: Final = 1.0  # its noise, rms
-_WANDER, _WANDER_S, _WANDER_MAX = 0.06, 2.0, 0.12  # of slow inhibition: rms, time, bound
+_WANDER, _WANDER_S, _WANDER_MAX = 0.08, 2.0, 0.16  # of slow inhibition: rms, time, bound
 _COUPLING_S: Final = 1.0  # time constant of the amplifier's AC coupling
 _TEMPO_SPREAD: Final = (0.95, 1.1)  # of a channel's synapses; 1 is the literature's
 _GAIN_SPREAD: Final = (0.85, 1.2)  # of a channel's electrode
@@ -183,7 +183,8 @@ class NeuralMass:
 
         n = self.n_channels
         excitation, slow, fast = self._synapses_mv()
-        patch_slow = slow * (1 + np.clip(self._wander, -_WANDER_MAX, _WANDER_MAX))
+        # Never below the regime's value, where background would break into single spikes.
+        patch_slow = slow * (1 + np.minimum(np.abs(self._wander), _WANDER_MAX))
         gains = np.empty_like(self._k)  # mV, of y0..y4
         gains[:, n:] = _ALPHA_GAINS
         gains[:2, :n], gains[3, :n], gains[2, :n], gains[4, :n] = (

@@ -37,7 +37,7 @@ from simulators.neural_mass import BACKGROUND, ICTAL, NeuralMass
 from stream_classifier.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -183,17 +183,27 @@ def play(
         loop: Begin again at the end, joined like any other part.
 
     Raises:
-        ConfigError: If a part needs the data set and there is none, or a recording that is
+        ConfigError: At once, if a part needs the data set and there is none, or a recording that is
             not among ``keys``.
     """
     rng = np.random.default_rng(scenario.seed)
     library = None if table is None else _Library(table, keys, n_channels, rng)
     resolved = [_resolve(part, library, n_channels) for part in scenario.parts]
+    timeline = itertools.cycle(resolved) if loop else resolved
+    return _play(scenario, timeline, library, n_channels)
+
+
+def _play(
+    scenario: Scenario,
+    timeline: Iterable[tuple[Part, bool]],
+    library: _Library | None,
+    n_channels: int,
+) -> Iterator[Block]:
     n_fade = round(scenario.crossfade_s * RATE_HZ)
     model: NeuralMass | None = None
     onward: NDArray[np.float32] | None = None  # how what came before would have gone on
     model_was_on = in_seizure = False
-    for part, is_seizure in itertools.cycle(resolved) if loop else resolved:
+    for part, is_seizure in timeline:
         n_samples = round(part.seconds * RATE_HZ)
         events = [f"state/{part.name}"]
         if is_seizure != in_seizure:
@@ -361,7 +371,7 @@ def _part(raw: object, *, default_source: SourceName, where: str) -> Part:
     value = raw[chosen[0]]
     name = str(value)
     if chosen == ["state"]:
-        if value not in _STATES:
+        if not isinstance(value, str) or value not in _STATES:
             raise ConfigError(f"{where}: state: {_nearest(value, _STATES)}")
         labels = _STATES[value]
     elif chosen == ["label"]:
@@ -369,9 +379,10 @@ def _part(raw: object, *, default_source: SourceName, where: str) -> Part:
             raise ConfigError(f"{where}: label: expected 1 to 5, found {value!r}")
         labels, name = (value,), f"label-{value}"
     else:
-        recordings = (value,) if isinstance(value, str) else tuple(value)
-        if not recordings or not all(isinstance(key, str) for key in recordings):
+        given = value if isinstance(value, list) else [value]
+        if not given or not all(isinstance(key, str) for key in given):
             raise ConfigError(f"{where}: recording: expected a key or a list, found {value!r}")
+        recordings = tuple(given)
         name = "recording"
     longest_s = RECORDING_SAMPLES / RATE_HZ if recordings else _LONGEST_S
     seconds = raw.get("seconds", longest_s if recordings else None)

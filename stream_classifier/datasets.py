@@ -68,6 +68,7 @@ _TABLE_PLACES: Final = (f"epileptic_seizure_recognition/{TABLE_NAME}", TABLE_NAM
 _SET_FOLDERS: Final = {"Z": "A_Z", "O": "B_O", "N": "C_N", "F": "D_F", "S": "E_S"}
 _ARCHIVE_PLACES: Final = (("bonn_raw.zip",), tuple(f"{letter}.zip" for letter in _SET_FOLDERS))
 _MEMBER_NAME: Final = re.compile(r"([ZONFS])(\d{3})\.txt", re.IGNORECASE)
+_INTEGER: Final = re.compile(rb"\s*[-+]?\d+\s*")
 _CLASS_OF_LABEL: Final = np.array([-1, 0, 1, 2, 2, 2], dtype=np.int8)
 
 # Bounds on what a hostile or broken file may make us hold. The table has 7.6 MB, an
@@ -398,27 +399,35 @@ def _parse_csv(raw: bytes, *, name: str) -> tuple[list[bytes], NDArray[np.int64]
             )
         ids.append(row_id)
         bodies.append(body)
-    flat = _parse_integers(b",".join(bodies), separator=",")
-    if len(flat) != N_ROWS * (ROW_SAMPLES + 1):
-        row, column = divmod(len(flat), ROW_SAMPLES + 1)
-        raise DatasetInvalidError(
-            path=f"{name}, line {row + 2}",
-            expected="integers",
-            found=repr(bodies[row].split(b",")[column].decode("ascii", "backslashreplace")),
-        )
+    try:
+        flat = _parse_integers(b",".join(bodies), separator=",")
+    except ValueError as error:
+        for number, body in enumerate(bodies, start=2):
+            for word in body.split(b","):
+                if not _INTEGER.fullmatch(word):
+                    raise DatasetInvalidError(
+                        path=f"{name}, line {number}",
+                        expected="integers",
+                        found=repr(word[:40].decode("ascii", "backslashreplace")),
+                    ) from error
+        raise DatasetInvalidError(path=name, expected="integers", found=str(error)) from error
     return ids, flat.reshape(N_ROWS, ROW_SAMPLES + 1)
 
 
 def _parse_integers(text: bytes, *, separator: str) -> NDArray[np.int64]:
-    """As many leading integers as the text has; shorter than hoped means it has others.
+    """Read integers, five times faster than ``np.loadtxt`` and without pandas.
 
-    Five times faster than ``np.loadtxt``, and without pandas.
+    Raises:
+        ValueError: If the text holds anything else.
     """
     with warnings.catch_warnings():
-        # NumPy stops at the first thing that is no integer and says so by a deprecation;
-        # callers count what came, and name the culprit.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        numbers: NDArray[np.int64] = np.fromstring(text, dtype=np.int64, sep=separator)
+        # NumPy before 2.3 stops at the first thing that is no integer, and says so by a
+        # deprecation; later ones raise a ValueError.
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            numbers: NDArray[np.int64] = np.fromstring(text, dtype=np.int64, sep=separator)
+        except DeprecationWarning as warning:
+            raise ValueError(str(warning)) from warning
     return numbers
 
 
@@ -486,12 +495,15 @@ def read_zip(
 
 
 def _parse_recording(text: bytes, name: str) -> NDArray[np.float32]:
-    samples = _parse_integers(text, separator=" ")  # a blank stands for any white space
     n_words = len(text.split())
-    if len(samples) != RECORDING_SAMPLES or n_words != RECORDING_SAMPLES:
+    try:
+        samples = _parse_integers(text, separator=" ")  # a blank stands for any white space
+    except ValueError as error:
         raise DatasetInvalidError(
-            path=name,
-            expected=f"{RECORDING_SAMPLES:,} integers",
-            found=f"{len(samples):,} integers in {n_words:,} words",
+            path=name, expected=f"{RECORDING_SAMPLES:,} integers", found=str(error)
+        ) from error
+    if not len(samples) == n_words == RECORDING_SAMPLES:
+        raise DatasetInvalidError(
+            path=name, expected=f"{RECORDING_SAMPLES:,} integers", found=f"{n_words:,}"
         )
     return samples.astype(np.float32)

@@ -130,7 +130,7 @@ class StreamNotFoundError(SourceError):
     def __init__(self, *, wanted: str, waited_s: float, seen: Sequence[str]) -> None:
         there = "; ".join(seen) if seen else "no LSL stream at all"
         super().__init__(
-            f"no LSL stream with {wanted} appeared within {waited_s:g} s. Seen: {there}. "
+            f"no LSL stream with {wanted} appeared within {round(waited_s, 1):g} s. Seen: {there}. "
             "Try: stream-classifier streams; or --wait forever; or stream-classifier doctor"
         )
         self.wanted = wanted

@@ -75,8 +75,12 @@ def simulate(
         ),
     ] = None,
     scenario: Annotated[
-        str, typer.Option(help="A shipped scenario (demo, quiet) or a TOML file.")
-    ] = "demo",
+        str | None,
+        typer.Option(
+            help="A shipped scenario (demo, quiet) or a TOML file. Default: demo.",
+            show_default=False,
+        ),
+    ] = None,
     recording: Annotated[
         list[str] | None,
         typer.Option(
@@ -114,13 +118,18 @@ def simulate(
         labels = montage.labels(channels) if channels else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--channels") from error
+    _refuse_meaningless(
+        played, shuffle=shuffle, join=join, recording=bool(recording), scenario=scenario is not None
+    )
     wearer = _Wearer(data=data, seed=seed, n_channels=len(labels) if labels else None)
     if played is Played.ROWS:
         blocks = wearer.rows(shuffle=shuffle, join=join, loop=loop)
     elif played is Played.RECORDING:
         blocks = wearer.recording(recording or (), join=join, loop=loop)
     else:
-        blocks = wearer.scenario(scenario, synthetic=played is Played.SYNTHETIC, loop=loop)
+        blocks = wearer.scenario(
+            scenario or "demo", synthetic=played is Played.SYNTHETIC, loop=loop
+        )
     labels = labels or (
         montage.labels("1") if wearer.is_synthetic else montage.numbered(wearer.n_channels)
     )
@@ -157,6 +166,24 @@ def simulate(
             signal.signal(number, handler)
     if not finished:
         raise typer.Exit(130)
+
+
+_MEANINGFUL = {
+    Played.ROWS: {"shuffle", "join"},
+    Played.RECORDING: {"recording", "join"},
+    Played.SCENARIO: {"scenario"},
+    Played.SYNTHETIC: {"scenario"},
+}
+
+
+def _refuse_meaningless(played: Played, **given: bool) -> None:
+    """Refuse options that would be ignored."""
+    for option, is_given in given.items():
+        if is_given and option not in _MEANINGFUL[played]:
+            others = ", ".join(kind for kind, options in _MEANINGFUL.items() if option in options)
+            raise typer.BadParameter(
+                f"--{option} has no meaning for {played.value}, only for {others}"
+            )
 
 
 class _Wearer:

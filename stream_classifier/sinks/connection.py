@@ -352,6 +352,17 @@ class _Client(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """Does not stay open after a handshake that failed; paho forgets it then."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
+
+
 class _LatestMessages(asyncio.Queue[aiomqtt.Message]):
     """A bounded queue that drops its oldest message rather than the newest."""
 
@@ -398,6 +409,7 @@ def _asked_after_s(noticed_after_s: int) -> int:
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
+        context.sslsocket_class = _TlsSocket
         if tls.cert_file is not None:
             context.load_cert_chain(tls.cert_file, tls.key_file)
     except (OSError, ssl.SSLError) as error:

@@ -457,15 +457,16 @@ def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: boo
     """Return an event's payload as it goes out, and say in it whether it is late.
 
     Raises:
-        ValueError: If the payload is no JSON or holds no time of decision.
+        ValueError: If the payload is no JSON object with a time of decision.
     """
-    decided = json.loads(payload).get("decided")
-    waited = published - datetime.fromisoformat(str(decided))
+    fields = json.loads(payload)
+    decided = fields.get("decided") if isinstance(fields, dict) else None
+    decided_at = datetime.fromisoformat(str(decided)).astimezone(UTC)
     return stamped(
         payload,
         published=iso_utc(published),
         seq=seq,
-        late=waited > LATE_AFTER,
+        late=published - decided_at > LATE_AFTER,
         durable=durable,
     )
 

@@ -220,12 +220,15 @@ class MqttSink:
             self._wake.set()
 
     def prediction(self, message: PredictionMessage) -> None:
-        """Take the newest prediction. The latest is sent about twice a second."""
-        if self._connected:
+        """Take the newest prediction. About two a second are sent, each of them at once.
+
+        One that comes too early is not kept for later: it would arrive old.
+        """
+        if not self._connected:
+            self._n_predictions_dropped += 1
+        elif _clock_s() >= self._prediction_due:
             self._prediction = message
             self._wake.set()
-        else:
-            self._n_predictions_dropped += 1
 
     async def _serve(self) -> None:
         await self._told.wait()
@@ -264,7 +267,7 @@ class MqttSink:
         self._away = None
         self._n_connections += 1
         self._events_due = 0.0
-        await self._publish_message(connection, self.topics.info, self._info)
+        await self._publish_message(connection, self.topics.info, self._info, retain=True)
         await self._publish_alert(connection)
         await self._publish_status(connection, "online")
         log.info("connected to %s with MQTT %s", self._connector.broker, connection.protocol)
@@ -288,8 +291,6 @@ class MqttSink:
 
     def _next_due(self) -> float:
         due = [self._alert_due]
-        if self._prediction is not None:
-            due.append(self._prediction_due)
         if self._outbox.n_pending:
             due.append(self._events_due)
         return min(due)
@@ -299,7 +300,7 @@ class MqttSink:
             await self._publish_events(connection)
         if self._alert_is_news() or _clock_s() >= self._alert_due:
             await self._publish_alert(connection)
-        if self._prediction is not None and _clock_s() >= self._prediction_due:
+        if self._prediction is not None:
             self._prediction_due = _clock_s() + PREDICTION_EVERY_S
             message, self._prediction = self._prediction, None
             await self._publish_message(connection, self.topics.prediction, message)

@@ -218,9 +218,11 @@ class Outbox:
             # Exclusive, set before the first access: the file's lock is then kept until the
             # process ends, however it ends, and needs no lock file that could be left behind.
             database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            version = self._check(database)
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("PRAGMA synchronous=FULL")
-            self._check_and_create(database)
+            if version == 0:
+                _create(database)
             [(self._last_position, self._n_rows)] = database.execute(
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
             )
@@ -229,7 +231,8 @@ class Outbox:
             raise
         return database
 
-    def _check_and_create(self, database: sqlite3.Connection) -> None:
+    def _check(self, database: sqlite3.Connection) -> int:
+        """Return the version of the file's schema, 0 for a new file; changes nothing."""
         [found] = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             damage = sqlite3.DatabaseError(found)
@@ -241,12 +244,7 @@ class Outbox:
                 f"outbox {self.path} was written by a later version of this program: expected "
                 f"schema {SCHEMA_VERSION}, found {version}. Try: upgrade, or another outbox.path"
             )
-        if version == 0:
-            database.execute("BEGIN IMMEDIATE")
-            database.execute(_CREATE_TABLE)
-            database.execute(_CREATE_INDEX)
-            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            database.execute("COMMIT")
+        return int(version)
 
     def _explain(self, error: sqlite3.DatabaseError) -> OutboxError:
         if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -388,3 +386,11 @@ class Outbox:
         if n:
             self.dropped += n
             log.error("outbox %s: %d undelivered events dropped (too old, too many)", self.path, n)
+
+
+def _create(database: sqlite3.Connection) -> None:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(_CREATE_TABLE)
+        database.execute(_CREATE_INDEX)
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

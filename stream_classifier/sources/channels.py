@@ -96,14 +96,14 @@ def plan_channels(
     notes = []
     if described and len(described) != n_channels:
         notes.append(
-            f"the description lists {len(described)} channels but samples have {n_channels} values: "
-            "it is not used"
+            f"the description lists {len(described)} channels, but a sample has {n_channels} "
+            "values: it is not used"
         )
         described = ()
     texts = list(described) or [ChannelText()] * n_channels
     labels = [text.label or f"ch{n}" for n, text in enumerate(texts, start=1)]
     if unnamed := [label for label, text in zip(labels, texts, strict=True) if not text.label]:
-        notes.append(f"channels without a label are called {_listed(unnamed)}")
+        notes.append(f"channels without a label are called {listed(unnamed)}")
     if wanted is not None:
         columns = [_column(label, labels, stream) for label in wanted]
     else:
@@ -112,12 +112,16 @@ def plan_channels(
             f"{labels[n]} ({text.type})" for n, text in enumerate(texts) if n not in set(columns)
         ]
         if left_out:
-            notes.append(f"channels left out, not EEG: {_listed(left_out)}")
+            notes.append(f"channels left out, not EEG: {listed(left_out)}")
     if not columns:
         raise StreamDescriptionError(
             f"LSL stream {stream!r} has no EEG channel. {'; '.join(notes)}. "
             "Try: --channels with the labels to use"
         )
+    if unit is not None:
+        said = {texts[n].unit for n in columns} - {""}
+        if any(uv_per_unit(other) != uv_per_unit(unit) for other in said):
+            notes.append(f"read as {unit}, though it says {listed(sorted(said))}")
     return ChannelPlan(
         labels=tuple(labels[n] for n in columns),
         columns=tuple(columns),
@@ -139,7 +143,7 @@ def _column(label: str, labels: Sequence[str], stream: str) -> int:
     meant = next((known for known in labels if near and known.lower() == near[0]), None)
     hint = f"Did you mean {meant!r}? " if meant else ""
     raise StreamDescriptionError(
-        f"LSL stream {stream!r} has no channel {label!r}. {hint}It has: {_listed(labels)}"
+        f"LSL stream {stream!r} has no channel {label!r}. {hint}It has: {listed(labels)}"
     )
 
 
@@ -154,6 +158,7 @@ def _factor(text: ChannelText, label: str, unit: str | None, stream: str) -> flo
     return factor
 
 
-def _listed(labels: Sequence[str]) -> str:
+def listed(labels: Sequence[str]) -> str:
+    """Return labels for a message, not more of them than a person reads."""
     shown = ", ".join(labels[:16])
     return shown if len(labels) <= 16 else f"{shown} and {len(labels) - 16} more"

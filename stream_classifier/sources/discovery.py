@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -86,15 +85,14 @@ class Wanted:
 class Lookout:
     """Watches which streams are there, in the background (liblsl's own thread, 1% of a core).
 
-    Streams that stopped are forgotten 5 s after their last sign of life, so a new lookout
-    does not show a device that just went away. Use as a context manager.
+    A stream is forgotten 5 s after its last sign of life, so only a new lookout knows nothing
+    of a device that just went away. Use it as a context manager, or ``close`` it.
     """
 
     def __init__(self) -> None:
-        self._resolver: pylsl.ContinuousResolver | None = None
+        self._resolver: pylsl.ContinuousResolver | None = pylsl.ContinuousResolver()
 
     def __enter__(self) -> Self:
-        self._resolver = pylsl.ContinuousResolver()
         return self
 
     def __exit__(
@@ -103,6 +101,14 @@ class Lookout:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
+        self.close()
+
+    def ask_again(self) -> None:
+        """Forget what was seen and ask at once; liblsl itself asks about once a second."""
+        self._resolver = pylsl.ContinuousResolver()
+
+    def close(self) -> None:
+        """Stop watching. May be called twice."""
         self._resolver = None  # destroying it is what stops it
 
     def streams(self) -> list[StreamSeen]:

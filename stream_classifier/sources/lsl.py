@@ -1,23 +1,14 @@
-"""EEG from Lab Streaming Layer: found, read, lost and found again.
-
-The only file that opens an inlet. Everything here runs on the thread that owns the source,
-except ``health``. liblsl has no call that can be interrupted, so every call has a deadline of
-50 ms and is repeated; that is why attaching is written as generators that yield in between.
-"""
+"""EEG from Lab Streaming Layer: found, read, lost and found again."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import pylsl
-from pylsl.util import LostError
-from pylsl.util import TimeoutError as LslTimeoutError
 
 from stream_classifier.errors import (
     AmbiguousStreamError,
@@ -27,56 +18,34 @@ from stream_classifier.errors import (
     StreamNotFoundError,
 )
 from stream_classifier.signals import Chunk, StreamSpec
-from stream_classifier.sources.channels import (
-    MAX_CHANNELS,
-    MAX_TEXT,
-    ChannelPlan,
-    ChannelText,
-    plan_channels,
-)
 from stream_classifier.sources.discovery import SETTLE_S, Lookout, StreamSeen, Wanted
+from stream_classifier.sources.inlet import CALL_S, Description, Session, attach
 from stream_classifier.sources.timeline import Timeline
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Generator, Iterator
-
-    from numpy.typing import NDArray
+    from collections.abc import Generator, Iterator
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CALL_S = 0.05
-"""Deadline of one call into liblsl: how soon a request to stop is noticed."""
-
-ANSWER_S = 5.0
-"""A device that was found and does not answer for this long is given up for now."""
-
-CORRECTION_S = 3.0
-"""The first clock correction takes 0.6 s; without one by then, arrival times have to do."""
-
-CORRECT_EVERY_S = 5.0
-"""How often the clock correction is read again (liblsl measures it in the background)."""
-
-BUFFER_S = 3
-"""What liblsl keeps for us. Small: old samples must never be taken for live ones."""
-
-MAX_PULL = 256
-"""Samples in one pull."""
-
 NO_DATA_AFTER_S = 1.5
 """Without a sample for this long there is no data, whatever the connection says."""
 
+SETTLE_AGAIN_S = 0.5
+"""How long to look for a second match when a device comes back: seconds count then."""
+
+LOOK_EVERY_S = 0.5
+"""How often a device that is away, or silent, is looked for."""
+
 RECONNECT_AFTER_S = 10.0
-"""A device that is there and silent for this long is connected to anew, as is one ..."""
+RECONNECT_MOST_S = 60.0
+"""A device that is there but silent is connected to anew after the first, then each time after
+twice as long, up to the second: its connection may be broken without anybody knowing."""
 
-PATIENCE_MAX_S = 60.0
-"""... that stays silent, each time after twice as long, up to this."""
-
-FOREIGN_CLOCK_S = 60.0
-"""Stamps this far from now are not of LSL's clock (``time.time()`` is a common mistake)."""
-
-MAX_RATE_HZ = 100_000.0
+PAUSE_S = 0.5
+PAUSE_MOST_S = 5.0
+"""Pause before attaching again to a device that does not answer, doubled each time."""
 
 
 class SourceState(StrEnum):
@@ -98,7 +67,7 @@ class SourceHealth:
 
     Attributes:
         state: See ``SourceState``.
-        detail: What it waits for, for a person; "" while all is well.
+        detail: What it waits for, for a person; "" while samples arrive.
         last_received_s: When the newest sample arrived, on ``lsl_clock()``; None before.
         lag_s: How old that sample was when it arrived, by its own stamp.
         measured_hz: True rate; None in the first 5 s.
@@ -106,7 +75,7 @@ class SourceHealth:
         gaps: Holes in their indices.
         missing_samples: Indices in those holes.
         duplicates: Samples dropped because they were there already.
-        reconnects: Times the device was attached to again.
+        reconnects: Times a device was attached to again.
     """
 
     state: SourceState
@@ -129,20 +98,20 @@ def lsl_clock() -> float:
 class LslSource:
     """An EEG stream on Lab Streaming Layer; a ``Source``.
 
-    A device that goes away is looked for, by its source_id or else its name, type and host, for
-    as long as it takes, at about 1% of a core; what it sent meanwhile is a gap. A stall is
-    only reported: the connection is kept, since the device may catch up.
+    A device that goes away is looked for, by its source_id and type, or without one by name,
+    type and host, for as long as it takes and at 1% of a core; what it sent meanwhile is a gap.
+    A stall is reported and waited out, since the device may catch up.
 
     One thread opens, iterates and closes; ``health`` may be read by any.
 
     Args:
-        name: Stream name; what is None is not compared.
+        name: Stream name. What is None is not compared.
         type: Content type, in any case.
         source_id: The device's own identity, the surest choice.
         channels: Labels of the channels to use, in this order; None for every EEG channel.
         unit: Unit of all channels, for a stream that does not say.
         wait_s: How long ``open`` looks, at least 1 s; ``math.inf`` for ever.
-        stop: Set by anyone to make it give up or end within 0.1 s.
+        stop: Set by anyone to make it give up, or end, within 0.1 s.
     """
 
     def __init__(
@@ -163,20 +132,19 @@ class LslSource:
         self._stop = stop
         self._state = SourceState.LOOKING
         self._detail = f"looking for {self._wanted}"
-        self._session: _Session | None = None
+        self._session: Session | None = None
+        self._known: Description | None = None  # what it was at first
         self._stall: _Stall | None = None
-        self._device: StreamSeen | None = None
-        self._spec: StreamSpec | None = None
-        self._plan: ChannelPlan | None = None
-        self._timeline = Timeline(1.0)  # until the rate is known
+        self._timeline: Timeline | None = None
         self._received_s: float | None = None
         self._lag_s: float | None = None
         self._n_reconnects = 0
+        self._reconnect_after_s = RECONNECT_AFTER_S
 
     @property
     def health(self) -> SourceHealth:
         """How it is doing now. May be read from any thread."""
-        timeline = self._timeline
+        timeline = self._timeline or Timeline(1.0)
         return SourceHealth(
             state=self._state,
             detail=self._detail,
@@ -201,34 +169,32 @@ class LslSource:
                 was set meanwhile.
             AmbiguousStreamError: If more than one stream matches.
             StreamDescriptionError: If it cannot be read safely: no regular rate, text instead
-                of numbers, a channel or unit that is missing.
+                of numbers, or a channel or unit that is missing.
         """
-        started_s = lsl_clock()
-        deadline_s = started_s + max(self._wait_s, SETTLE_S)
-        trouble = ""
+        deadline_s = lsl_clock() + max(self._wait_s, SETTLE_S)
         while True:
-            device = self._finish(self._look(self._wanted, deadline_s, trouble))
+            device = self._finish(self._look(self._wanted, deadline_s))
             try:
-                self._session = self._finish(self._attach(device))
-            except StreamLostError as error:
-                trouble = str(error)
-                LOG.warning("%s", error)
+                session = self._finish(attach(device, channels=self._channels, unit=self._unit))
+            except StreamNotFoundError:
+                if self._stop.is_set() or lsl_clock() > deadline_s:
+                    raise
                 continue
             break
-        plan = self._session.plan
-        for note in plan.notes:
+        known = session.description
+        for note in known.plan.notes:
             LOG.warning("LSL stream %r: %s", device.name, note)
-        self._device, self._plan = device, plan
+        LOG.info("attached to LSL stream %s", device)
+        self._session, self._known = session, known
         self._timeline = Timeline(device.rate_hz)
-        self._spec = StreamSpec(
+        self._tell(SourceState.NO_DATA, "attached, no sample yet")
+        return StreamSpec(
             name=device.name,
             source_id=device.source_id,
             rate_hz=device.rate_hz,
-            labels=plan.labels,
-            simulated=self._session.simulated,
+            labels=known.plan.labels,
+            simulated=known.simulated,
         )
-        LOG.info("attached to LSL stream %s", device)
-        return self._spec
 
     def __iter__(self) -> Iterator[Chunk | None]:
         """Yield chunks as they arrive, None at least every 50 ms, until ``stop`` is set.
@@ -237,23 +203,16 @@ class LslSource:
             StreamChangedError: If the device came back with other channels, rate or units.
             AmbiguousStreamError: If more than one device came back under its identity.
         """
-        if self._device is None:
-            raise ValueError("open the source first")
+        if self._known is None or self._timeline is None:
+            raise ValueError("a source is opened before it is read")
         while not self._stop.is_set():
             if self._session is None:
-                yield from self._find_again(self._device)
+                self._session = yield from self._find_again(self._known)
                 continue
-            try:
-                chunks = self._session.read(self._timeline)
-            except LostError:
-                self._detach(f"LSL stream {self._device.name!r} was lost")
-                continue
-            if chunks is not None:
-                self._note_arrival(chunks)
+            chunks = self._read(self._session, self._timeline)
+            if chunks:
                 yield from chunks
-            elif self._is_gone(self._session):
-                self._detach(f"LSL stream {self._device.name!r} is connected to anew")
-            if not chunks:
+            else:
                 yield None
 
     def close(self) -> None:
@@ -262,86 +221,173 @@ class LslSource:
         # Destroying the inlet is enough; close_stream() before it can abort the process.
         self._session = None
 
-    def _note_arrival(self, chunks: list[Chunk]) -> None:
-        self._received_s = lsl_clock()
+    def _read(self, session: Session, timeline: Timeline) -> list[Chunk]:
+        """Read once, and notice what it means if nothing comes."""
+        try:
+            chunks = session.read(timeline)
+        except StreamLostError as error:
+            self._let_go(timeline, str(error))
+            return []
+        if chunks is None:
+            if self._is_elsewhere(session):
+                self._let_go(timeline, "connecting anew: the device is there but silent here")
+            return []
+        self._received_s = session.last_s
         if chunks:
-            newest, rate_hz = chunks[-1], self._timeline.rate_hz
-            self._received_s = newest.received_s
-            self._lag_s = newest.received_s - newest.origin_s - newest.indices[-1] / rate_hz
-        self._end_stall()
-        if self._state is not SourceState.ATTACHED:
-            self._tell(SourceState.ATTACHED, "")
-
-    def _tell(self, state: SourceState, detail: str) -> None:
-        if state is not self._state and self._device is not None:
-            LOG.log(
-                logging.INFO if state is SourceState.ATTACHED else logging.WARNING,
-                "%s",
-                detail or f"samples arrive from LSL stream {self._device.name!r}",
+            self._lag_s = (
+                session.last_s - chunks[-1].origin_s - chunks[-1].indices[-1] / timeline.rate_hz
             )
-        self._state, self._detail = state, detail
+        self._reconnect_after_s = RECONNECT_AFTER_S
+        self._end_stall()
+        self._tell(SourceState.ATTACHED, "")
+        return chunks
 
-    def _detach(self, why: str) -> None:
+    def _let_go(self, timeline: Timeline, why: str) -> None:
         self._end_stall()
         self._session = None
-        self._timeline.resume()
+        timeline.resume()
         self._tell(SourceState.LOST, why)
 
-    def _is_gone(self, session: _Session) -> bool:
-        """Whether a silent connection should be given up, because the device is elsewhere."""
+    def _is_elsewhere(self, session: Session) -> bool:
+        """Whether a silent connection should be given up; says so when data stop."""
         silent_s = lsl_clock() - session.last_s
         if silent_s < NO_DATA_AFTER_S:
             return False
         if self._stall is None:
-            self._stall = _Stall(session.device, _identity(session.device))
-            self._tell(
-                SourceState.NO_DATA,
-                f"no sample from LSL stream {session.device.name!r} for {silent_s:.1f} s",
-            )
-        return self._stall.device_moved(silent_s)
+            self._stall = _Stall(session.description.device)
+            self._tell(SourceState.NO_DATA, f"no sample for {silent_s:.1f} s")
+        moved = self._stall.device_moved()
+        if moved is False and silent_s > self._reconnect_after_s:
+            self._reconnect_after_s = min(2 * self._reconnect_after_s, RECONNECT_MOST_S)
+            return True
+        return moved is True
 
     def _end_stall(self) -> None:
         if self._stall is not None:
             self._stall.close()
             self._stall = None
 
-    def _find_again(self, before: StreamSeen) -> Generator[None, None, None]:
-        """Look for the device and attach to it, for as long as it takes."""
-        pause_s = 0.5
-        while not self._stop.is_set():
-            wanted = _identity(before)
+    def _tell(self, state: SourceState, detail: str) -> None:
+        if state is not self._state:
+            level = logging.INFO if state is SourceState.ATTACHED else logging.WARNING
+            LOG.log(level, "LSL source %s: %s", state.value, detail or "samples arrive")
+        self._state, self._detail = state, detail
+
+    def _find_again(self, known: Description) -> Generator[None, None, Session | None]:
+        """Look for the device and attach to it, for as long as it takes; None if stopped."""
+        wanted = _identity(known.device)
+        pause_s = PAUSE_S
+        while True:
             self._tell(SourceState.LOST, f"looking for {wanted}")
-            device = yield from self._look(wanted, math.inf, host=before.host, settle_s=0.5)
             try:
-                session = yield from self._attach(device)
-                self._refuse_change(device, session.plan)
+                device = yield from self._look(wanted, math.inf, before=known.device)
+                session = yield from attach(device, channels=self._channels, unit=self._unit)
             except StreamDescriptionError as error:
                 raise StreamChangedError(
-                    before.name, before=self._described(before), now=str(error)
+                    known.device.name, before=str(known), now=str(error)
                 ) from error
-            except StreamLostError as error:
+            except StreamNotFoundError as error:
+                if self._stop.is_set():
+                    return None
                 LOG.warning("%s", error)
                 yield from self._pause(pause_s)
-                pause_s = min(2 * pause_s, ANSWER_S)
+                pause_s = min(2 * pause_s, PAUSE_MOST_S)
                 continue
-            self._session = session
-            self._device = device
+            if not session.description.reads_like(known):
+                raise StreamChangedError(
+                    known.device.name, before=str(known), now=str(session.description)
+                )
             self._n_reconnects += 1
-            self._tell(SourceState.NO_DATA, f"LSL stream {device.name!r} is back, no sample yet")
-            return
+            self._tell(SourceState.NO_DATA, "attached again, no sample yet")
+            return session
 
-    def _refuse_change(self, device: StreamSeen, plan: ChannelPlan) -> None:
-        before = self._device, self._plan
-        assert before[0] is not None  # noqa: S101 - both are set by open
-        assert before[1] is not None  # noqa: S101
-        same = (
-            device.rate_hz == before[0].rate_hz
-            and plan.labels == before[1].labels
-            and plan.uv_per_unit == before[1].uv_per_unit
-        )
-        if not same:
-            raise StreamChangedError(
-                device.name,
-                before=_summary(before[0], before[1]),
-                now=_summary(device, plan),
-            )
+    def _look(
+        self, wanted: Wanted, deadline_s: float, *, before: StreamSeen | None = None
+    ) -> Generator[None, None, StreamSeen]:
+        """Look until one stream matches, yielding every 50 ms.
+
+        Args:
+            wanted: What is looked for.
+            deadline_s: On LSL's clock.
+            before: The device that went away: if several match, one on its host is it.
+
+        Raises:
+            StreamNotFoundError: At the deadline, or when ``stop`` is set.
+            AmbiguousStreamError: If several match.
+        """
+        started_s = asked_s = lsl_clock()
+        first_s = math.inf
+        with Lookout() as lookout:
+            while True:
+                now_s = lsl_clock()
+                streams = lookout.streams()
+                matches = [seen for seen in streams if wanted.matches(seen)]
+                if before is not None:
+                    matches = [seen for seen in matches if seen.host == before.host] or matches
+                first_s = min(first_s, now_s) if matches else math.inf
+                if now_s - first_s >= (SETTLE_S if before is None else SETTLE_AGAIN_S):
+                    if len(matches) > 1:
+                        raise AmbiguousStreamError(
+                            wanted=str(wanted), candidates=[str(seen) for seen in matches]
+                        )
+                    return matches[0]
+                if self._stop.is_set() or (now_s >= deadline_s and not matches):
+                    raise StreamNotFoundError(
+                        wanted=str(wanted),
+                        waited_s=now_s - started_s,
+                        seen=[str(seen) for seen in streams],
+                    )
+                if not matches and now_s - asked_s >= LOOK_EVERY_S:
+                    asked_s = now_s
+                    lookout.ask_again()
+                yield from self._pause(CALL_S)
+
+    def _pause(self, seconds: float) -> Generator[None, None, None]:
+        ends_s = lsl_clock() + seconds
+        while (left_s := ends_s - lsl_clock()) > 0 and not self._stop.wait(min(left_s, CALL_S)):
+            yield
+
+    def _finish(self, steps: Generator[None, None, T]) -> T:
+        """Run a generator to its end without anybody to yield to."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            if self._stop.is_set():
+                steps.close()
+                raise StreamNotFoundError(wanted=str(self._wanted), waited_s=0.0, seen=["stopped"])
+
+
+class _Stall:
+    """A silence of a device: is it still there, or back as another outlet?"""
+
+    def __init__(self, device: StreamSeen) -> None:
+        self._device = device
+        self._wanted = _identity(device)
+        self._lookout = Lookout()
+        self._look_at_s = lsl_clock() + SETTLE_AGAIN_S
+
+    def device_moved(self) -> bool | None:
+        """True if it runs as another outlet now, False if still as this one, None if unknown."""
+        now_s = lsl_clock()
+        if now_s < self._look_at_s:
+            return None
+        self._look_at_s = now_s + LOOK_EVERY_S
+        uids = {seen.uid for seen in self._lookout.streams() if self._wanted.matches(seen)}
+        return None if not uids else self._device.uid not in uids
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._lookout.close()
+
+
+def _identity(device: StreamSeen) -> Wanted:
+    """What makes a device the same device when it comes back.
+
+    The type belongs to it: a headset may announce EEG and motion under one source_id.
+    """
+    if device.source_id:
+        return Wanted(source_id=device.source_id, type=device.type)
+    return Wanted(name=device.name, type=device.type, host=device.host)

@@ -98,6 +98,7 @@ class Timeline:
         rate_hz: Nominal rate, above 0. The true one may differ by some per cent.
 
     Attributes:
+        rate_hz: The nominal rate.
         n_samples: Samples placed.
         n_gaps: Holes in the indices.
         n_missing: Indices in those holes.
@@ -120,7 +121,7 @@ class Timeline:
         self.n_duplicates = 0
         self.n_bad_stamps = 0
         self.n_clock_steps = 0
-        self._rate_hz = rate_hz
+        self.rate_hz = rate_hz
         self._line = _Line(rate_hz)
         self._jitter = _Jitter(rate_hz)
         self._seen = _Seen(rate_hz)
@@ -136,7 +137,7 @@ class Timeline:
     @property
     def measured_hz(self) -> float | None:
         """True rate by the stamps (0.1% after 10 s), or None in the first 5 s."""
-        if self._line.n_followed < MEASURED_AFTER_S * self._rate_hz:
+        if self._line.n_followed < MEASURED_AFTER_S * self.rate_hz:
             return None
         return 1.0 / self._line.period_s
 
@@ -151,8 +152,8 @@ class Timeline:
         Its first index will lie as far ahead as time has passed, and at least one index is left
         out. Samples still held from the old session are given up; they lie in that hole.
         """
-        self._seen = _Seen(self._rate_hz)
-        self._jitter = _Jitter(self._rate_hz)
+        self._seen = _Seen(self.rate_hz)
+        self._jitter = _Jitter(self.rate_hz)
         self._held_stamps = []
         self._held_samples = None
         self._in_session = False
@@ -192,7 +193,7 @@ class Timeline:
                     Chunk(
                         samples=samples[start:position],
                         first_index=self._next_index - n,
-                        origin_s=self._line.at_s + correction_s - last / self._rate_hz,
+                        origin_s=self._line.at_s + correction_s - last / self.rate_hz,
                         received_s=received_s,
                     )
                 )
@@ -218,7 +219,7 @@ class Timeline:
                     self._go_on(verdict.n_missing)
                     self._accept_late(
                         pending[position : position + verdict.n_late],
-                        stalled=not verdict.jitter_s and verdict.n_late > HOLD_S * self._rate_hz,
+                        stalled=not verdict.jitter_s and verdict.n_late > HOLD_S * self.rate_hz,
                     )
                 position += verdict.n_late
                 continue
@@ -292,7 +293,7 @@ class Timeline:
 
     @property
     def _at_start(self) -> bool:
-        return self._line.n_followed < START_S * self._rate_hz
+        return self._line.n_followed < START_S * self.rate_hz
 
     @property
     def _threshold_s(self) -> float:
@@ -310,7 +311,7 @@ class Timeline:
         lowest_s = settled_s = highest_s = abs(first - expected_s)
         backward_s = sway_s = 0.0
         n_unsteady = 0
-        most = HOLD_MAX_SAMPLES_S * self._rate_hz
+        most = HOLD_MAX_SAMPLES_S * self.rate_hz
         for n, stamp in enumerate(pending[position + 1 :], start=1):
             if math.isnan(stamp):
                 continue

@@ -19,8 +19,6 @@ from stream_classifier.training.network import class_log_probabilities
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from stream_classifier.datasets import SeizureRows
     from stream_classifier.evaluation.windows import Classify
     from stream_classifier.training.network import WindowNetwork
@@ -32,9 +30,9 @@ DEFAULT_ALARM: Final = AlarmSpec(
     persistence_s=0.5,
     refractory_s=90.0,
 )
-RAISE_THRESHOLDS: Final = (0.95, 0.9, 0.85, 0.8)
-"""What is tried. Not lower: with some minutes of background to count false alarms on, a
-threshold that just had none of them says little."""
+RAISE_THRESHOLDS: Final = (0.9, 0.95, 0.85, 0.8)
+"""What is tried; a tie goes to the first. Not lower: with some minutes of background to count
+false alarms on, a threshold that just had none of them says little."""
 
 
 def fit_temperature(network: WindowNetwork, z: torch.Tensor, truth: torch.Tensor) -> float:
@@ -73,6 +71,7 @@ class AlarmTrial:
         missed: Seizure recordings without an alert.
         latency_s: Median time from the start of a seizure recording to its alert; None if
             there was none.
+        worst_latency_s: The longest of these times.
         background_s: Length of all recordings without a seizure.
         n_seizures: How many recordings were of a seizure.
     """
@@ -81,27 +80,67 @@ class AlarmTrial:
     false_alarms: int
     missed: int
     latency_s: float | None
+    worst_latency_s: float | None
     background_s: float
     n_seizures: int
 
 
-def try_alarm(
-    seizure_by_key: dict[str, NDArray[np.float32]],
+def smooth_recordings(
+    classify: Classify,
     rows: SeizureRows,
+    keys: Sequence[str],
     *,
-    alarm: AlarmSpec,
+    smoothing_s: float,
     window_samples: int,
     hop_samples: int,
     rate_hz: float,
-) -> AlarmTrial:
-    """Run the stream's own smoother and alarm over recordings, and count.
+) -> dict[str, list[tuple[float, float | None]]]:
+    """Play whole recordings, each by itself, through the model and the stream's own smoother.
 
     Args:
-        seizure_by_key: For each recording p(seizure) of its windows, see ``classify_recordings``.
+        classify: The model.
         rows: The data set.
-        alarm: The rule.
+        keys: Which recordings.
+        smoothing_s: Time over which p(seizure) is averaged.
         window_samples: Length of a window.
         hop_samples: Samples from one window to the next.
+        rate_hz: Rate of the samples.
+
+    Returns:
+        For each recording, for each window: when it ended, in seconds from the start of the
+        recording, and the smoothed p(seizure) then, None while too few windows are known.
+    """
+    smoothed: dict[str, list[tuple[float, float | None]]] = {}
+    for key in keys:
+        windows = sliding_window_view(rows.recording(key), window_samples)[::hop_samples]
+        smoother = Smoother(
+            smoothing_samples=round(smoothing_s * rate_hz),
+            hop_samples=hop_samples,
+            channel_share=1.0,
+        )
+        ends = range(window_samples, len(rows.recording(key)) + 1, hop_samples)
+        smoothed[key] = [
+            (end / rate_hz, smoother.agree(smoother.add(end - 1, p[:1])))
+            for end, p in zip(ends, classify(np.ascontiguousarray(windows)), strict=True)
+        ]
+    return smoothed
+
+
+def try_alarm(
+    smoothed: dict[str, list[tuple[float, float | None]]],
+    rows: SeizureRows,
+    *,
+    alarm: AlarmSpec,
+    hop_s: float,
+    rate_hz: float,
+) -> AlarmTrial:
+    """Run the stream's own alarm over recordings, and count.
+
+    Args:
+        smoothed: What ``smooth_recordings`` gave.
+        rows: The data set.
+        alarm: The rule.
+        hop_s: Seconds from one window to the next.
         rate_hz: Rate of the samples.
     """
     rule = AlarmRule(
@@ -110,20 +149,16 @@ def try_alarm(
         persistence_s=alarm.persistence_s,
         refractory_s=alarm.refractory_s,
     )
-    false_alarms, missed, background_s, latencies_s = 0, 0, 0.0, []
-    for key, seizure in seizure_by_key.items():
-        smoother = Smoother(
-            smoothing_samples=round(alarm.smoothing_s * rate_hz),
-            hop_samples=hop_samples,
-            channel_share=1.0,
-        )
-        stage = Alarm(rule=rule, hop_s=hop_samples / rate_hz, identity=key, rate_hz=rate_hz)
-        raised_s = []
-        for number, p in enumerate(seizure):
-            end_index = window_samples - 1 + number * hop_samples
-            smoothed = smoother.agree(smoother.add(end_index, p[None]))
-            events = stage.add((end_index + 1) / rate_hz, smoothed)
-            raised_s += [event.at_s for event in events if event.type is EventType.RAISED]
+    false_alarms, missed, background_s = 0, 0, 0.0
+    latencies_s: list[float] = []
+    for key, values in smoothed.items():
+        stage = Alarm(rule=rule, hop_s=hop_s, identity=key, rate_hz=rate_hz)
+        raised_s = [
+            event.at_s
+            for at_s, p in values
+            for event in stage.add(at_s, p)
+            if event.type is EventType.RAISED
+        ]
         if rows.label_of(key) != 1:
             false_alarms += len(raised_s)
             background_s += len(rows.recording(key)) / rate_hz
@@ -136,6 +171,7 @@ def try_alarm(
         false_alarms=false_alarms,
         missed=missed,
         latency_s=float(np.median(latencies_s)) if latencies_s else None,
+        worst_latency_s=max(latencies_s, default=None),
         background_s=background_s,
         n_seizures=len(latencies_s) + missed,
     )
@@ -148,22 +184,3 @@ def choose_alarm(trials: Sequence[AlarmTrial]) -> AlarmSpec:
         key=lambda t: (t.false_alarms, t.missed, np.inf if t.latency_s is None else t.latency_s),
     )
     return replace(DEFAULT_ALARM, raise_threshold=best.raise_threshold)
-
-
-def classify_recordings(
-    classify: Classify,
-    rows: SeizureRows,
-    keys: Sequence[str],
-    *,
-    window_samples: int,
-    hop_samples: int,
-) -> dict[str, NDArray[np.float32]]:
-    """Return p(seizure) of every window of whole recordings, shape ``(n_windows,)`` each."""
-    return {
-        key: classify(
-            np.ascontiguousarray(
-                sliding_window_view(rows.recording(key), window_samples)[::hop_samples]
-            )
-        )[:, 0]
-        for key in keys
-    }

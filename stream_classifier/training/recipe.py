@@ -130,7 +130,7 @@ def train(
     held_out_z = torch.from_numpy((held_out - mean_uv) / std_uv)
     truth = rows.classes[validation].astype(np.intp)
 
-    with _deterministic_torch(recipe.seed):
+    with deterministic_torch(recipe.seed):
         rng = np.random.default_rng(recipe.seed)
         network = WindowNetwork(spec)
         average = copy.deepcopy(network).eval()
@@ -202,8 +202,11 @@ def _follow(average: nn.Module, network: nn.Module, *, n_done: int, recipe: Reci
 
 
 @contextmanager
-def _deterministic_torch(seed: int) -> Iterator[None]:
-    """Seeded, on one thread (the sum of two threads' parts is not always rounded alike)."""
+def deterministic_torch(seed: int) -> Iterator[None]:
+    """Seed torch, and keep it to one thread, within a block; it is as before afterwards.
+
+    One thread, because a sum made of two threads' parts may be rounded differently.
+    """
     n_threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stream_classifier import __version__
-from stream_classifier.bundle import Bundle, NetworkSpec, Split, save_bundle
+from stream_classifier.bundle import AlarmSpec, Bundle, NetworkSpec, save_bundle
 from stream_classifier.evaluation.windows import draw_windows, score, split_rows
 from stream_classifier.training.calibration import (
     DEFAULT_ALARM,
     RAISE_THRESHOLDS,
     AlarmTrial,
     choose_alarm,
-    classify_recordings,
+    smooth_recordings,
     try_alarm,
 )
 from stream_classifier.training.card import ATTRIBUTION, write_card
 from stream_classifier.training.material import split_data
 from stream_classifier.training.network import classify, export_weights, import_weights
-from stream_classifier.training.recipe import Epoch, Recipe, train
+from stream_classifier.training.recipe import Epoch, Recipe, deterministic_torch, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,13 +84,21 @@ def train_bundle(
     network = import_weights(spec, weights)  # from here on exactly what the bundle will hold
 
     def classify_uv(windows_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        return classify(network, windows_uv, mean_uv=trained.mean_uv, std_uv=trained.std_uv)
+        with deterministic_torch(recipe.seed):
+            return classify(network, windows_uv, mean_uv=trained.mean_uv, std_uv=trained.std_uv)
 
-    trials = _try_alarms(classify_uv, rows, split)
-    alarm = choose_alarm(trials) if trials else DEFAULT_ALARM
+    alarm: AlarmSpec = DEFAULT_ALARM
+    trials: tuple[AlarmTrial, ...] = ()
+    if protocol == "recordings":  # shuffled rows do not make recordings to try an alarm on
+        trials = _try_alarms(classify_uv, rows, split.validation, RAISE_THRESHOLDS)
+        alarm = choose_alarm(trials)
 
+    # Everything is decided: now, and once, the test side.
     test = split_rows(rows, split.test)
     report = score(classify_uv, rows, test, window_samples=WINDOW_SAMPLES, seed=REPORT_SEED)
+    alarm_test: AlarmTrial | None = None
+    if protocol == "recordings":
+        alarm_test = _try_alarms(classify_uv, rows, split.test, (alarm.raise_threshold,))[0]
     selftest = _selftest_windows(rows, test)
     command = (
         f"stream-classifier train --protocol {protocol} --name {name} --out {name} "
@@ -130,6 +138,7 @@ def train_bundle(
         metrics={
             **report.as_json(),
             "interval_95": {name: list(ends) for name, ends in report.intervals().items()},
+            "alarm": None if alarm_test is None else asdict(alarm_test),
             "validation": {"accuracy": trained.best.accuracy, "macro_f1": trained.best.macro_f1},
         },
         card=write_card(
@@ -141,6 +150,7 @@ def train_bundle(
             trained=trained,
             alarm=alarm,
             trials=trials,
+            alarm_test=alarm_test,
             report=report,
             command=command,
         ),
@@ -152,27 +162,31 @@ def train_bundle(
     )
 
 
-def _try_alarms(classify_uv: Classify, rows: SeizureRows, split: Split) -> tuple[AlarmTrial, ...]:
-    """Every raise threshold on the validation recordings; none if rows were shuffled."""
-    if split.protocol == "rows":
-        return ()
-    seizure_by_key = classify_recordings(
+def _try_alarms(
+    classify_uv: Classify,
+    rows: SeizureRows,
+    keys: tuple[int, ...] | tuple[str, ...],
+    thresholds: tuple[float, ...],
+) -> tuple[AlarmTrial, ...]:
+    """Try raise thresholds on whole recordings."""
+    smoothed = smooth_recordings(
         classify_uv,
         rows,
-        [str(key) for key in split.validation],
+        [str(key) for key in keys],
+        smoothing_s=DEFAULT_ALARM.smoothing_s,
         window_samples=WINDOW_SAMPLES,
         hop_samples=HOP_SAMPLES,
+        rate_hz=RATE_HZ,
     )
     return tuple(
         try_alarm(
-            seizure_by_key,
+            smoothed,
             rows,
             alarm=replace(DEFAULT_ALARM, raise_threshold=threshold),
-            window_samples=WINDOW_SAMPLES,
-            hop_samples=HOP_SAMPLES,
+            hop_s=HOP_SAMPLES / RATE_HZ,
             rate_hz=RATE_HZ,
         )
-        for threshold in RAISE_THRESHOLDS
+        for threshold in thresholds
     )
 
 

@@ -64,9 +64,10 @@ class Mosquitto:
     def __init__(self, folder: Path, *, more: str = ""):
         self.port = free_port()
         self._config = folder / "mosquitto.conf"
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\n{more or 'allow_anonymous true'}\n"
-        )
+        # Started by root, mosquitto would become a user who may not read the test's folder.
+        user = "user root\n" if os.geteuid() == 0 else ""
+        rules = more or "allow_anonymous true"
+        self._config.write_text(f"{user}listener {self.port} 127.0.0.1\n{rules}\n")
         self.process = None
 
     @property
@@ -79,7 +80,11 @@ class Mosquitto:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually(lambda: listens(self.port), what="mosquitto's port")
+        try:
+            eventually(lambda: listens(self.port), within_s=10, what="mosquitto's port")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def kill(self):

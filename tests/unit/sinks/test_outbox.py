@@ -1,0 +1,320 @@
+# ruff: noqa: ASYNC220, ASYNC240 - a test may block its own event loop
+"""The durable outbox: what was acknowledged is never lost, whatever happens to the process."""
+
+import asyncio
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stream_classifier.errors import OutboxError
+from stream_classifier.sinks.outbox import MEMORY_ROWS, Outbox
+
+TOPIC = "stream_classifier/bed3/alert/event"
+
+# Puts events until it is killed, and says which are on disk.
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from stream_classifier.sinks.outbox import Outbox
+
+async def main(path, first):
+    async with Outbox(path=Path(path), max_age_s=1e9, max_rows=10**6) as outbox:
+        print("open", flush=True)
+        for n in range(first, 10**9):
+            if await outbox.put(f"event-{n}", "topic", b"x" * 900):
+                print(n, flush=True)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def outbox(
+    path: Path, *, max_age_s: float = 1e9, max_rows: int = 1000, now: float | None = None
+) -> Outbox:
+    clock = time.time if now is None else lambda: now
+    return Outbox(path=path, max_age_s=max_age_s, max_rows=max_rows, now=clock)
+
+
+async def put(box: Outbox, *ids: str, expendable: bool = False) -> list[bool]:
+    return [await box.put(i, TOPIC, i.encode(), expendable=expendable) for i in ids]
+
+
+async def waiting(box: Outbox) -> list[str]:
+    rows = await box.pending()
+    assert len(rows) == box.n_pending
+    return [row.event_id for row in rows]
+
+
+def pragma(box: Outbox, text: str) -> int:
+    """Tell SQLite something, on the outbox's own thread."""
+
+    def work() -> int:
+        assert box._database is not None
+        row = box._database.execute(f"PRAGMA {text}").fetchone()
+        return row[0] if row else 0
+
+    return box._thread.submit(work).result()
+
+
+def refuse_growth(box: Outbox) -> None:
+    """Make the disk full, as far as SQLite can tell."""
+    pragma(box, f"max_page_count={pragma(box, 'page_count')}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.sqlite"
+
+
+async def test_events_wait_in_the_order_they_came(path: Path) -> None:
+    async with outbox(path) as box:
+        assert await put(box, "b", "a", "c") == [True, True, True]
+        assert await waiting(box) == ["b", "a", "c"]
+        rows = await box.pending(limit=2)
+        assert [(row.topic, row.payload, row.durable) for row in rows] == [
+            (TOPIC, b"b", True),
+            (TOPIC, b"a", True),
+        ]
+
+
+async def test_the_same_event_twice_is_one(path: Path) -> None:
+    async with outbox(path) as box:
+        await put(box, "a", "b", "a")
+        assert await waiting(box) == ["a", "b"]
+
+
+async def test_delivered_events_wait_no_more(path: Path) -> None:
+    async with outbox(path) as box:
+        await put(box, "a", "b")
+        await box.delivered("a")
+        await box.delivered("never seen")
+        assert await waiting(box) == ["b"]
+
+
+async def test_an_event_that_comes_again_after_delivery_is_news(path: Path) -> None:
+    """A recording that is played again has the same alerts under the same ids."""
+    async with outbox(path) as box:
+        await put(box, "a")
+        await box.delivered("a")
+        await put(box, "a")
+        assert await waiting(box) == ["a"]
+
+
+async def test_events_outlive_the_process_and_keep_their_order(path: Path) -> None:
+    async with outbox(path) as box:
+        await put(box, "a", "b", "c")
+        await box.delivered("b")
+    async with outbox(path) as box:
+        assert box.n_pending == 2
+        await put(box, "d", "c")
+        assert await waiting(box) == ["a", "c", "d"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_no_acknowledged_event_is_lost_by_a_kill(path: Path, seed: int) -> None:
+    acknowledged: list[int] = []
+    for n_kill in range(2):
+        first = len(acknowledged)
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(first)], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"open\n"
+            timer = time.monotonic() + random.Random(seed * 10 + n_kill).uniform(0.0, 0.15)
+            while time.monotonic() < timer:
+                acknowledged.append(int(writer.stdout.readline()))
+            writer.send_signal(signal.SIGKILL)
+            acknowledged += [int(line) for line in writer.stdout.read().split()]
+    async with outbox(path, max_rows=10**6) as box:
+        assert box.set_aside is None
+        kept = [row.event_id for row in await box.pending(limit=10**6)]
+    # One more may have been committed just before the kill, and not been acknowledged.
+    assert kept[: len(acknowledged)] == [f"event-{n}" for n in acknowledged]
+    assert len(kept) == len(set(kept))
+    assert len(kept) - len(acknowledged) <= 2
+
+
+async def test_a_second_process_is_refused_and_says_why(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), "0"], stdout=subprocess.PIPE
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            started = time.monotonic()
+            with pytest.raises(OutboxError, match="in use by another process"):
+                async with outbox(path):
+                    pass
+            assert time.monotonic() - started < 2
+        finally:
+            holder.kill()
+    async with outbox(path):  # the dead process's lock is gone
+        pass
+
+
+async def test_the_file_is_for_its_owner_only(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch(mode=0o644)
+    async with outbox(path) as box:
+        await put(box, "a")
+        for file in path.parent.iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+async def test_a_file_that_is_no_database_is_set_aside(path: Path) -> None:
+    path.parent.mkdir()
+    garbage = random.Random(0).randbytes(10_000)
+    path.write_bytes(garbage)
+    async with outbox(path) as box:
+        assert box.set_aside is not None
+        assert box.set_aside.name.startswith("outbox.sqlite.corrupt-")
+        assert box.set_aside.read_bytes() == garbage
+        assert await put(box, "a") == [True]
+
+
+async def test_every_damaged_file_is_kept(path: Path) -> None:
+    path.parent.mkdir()
+    for n in range(3):
+        path.write_bytes(b"no database %d" % n)
+        async with outbox(path, now=0.0):
+            pass
+    kept = sorted(path.parent.glob("*.corrupt-*"))
+    assert [file.read_bytes() for file in kept] == [b"no database %d" % n for n in range(3)]
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+async def test_a_file_cut_anywhere_opens_or_is_set_aside(path: Path, suffix: str) -> None:
+    whole = path.with_name("whole")
+    async with outbox(path) as box:
+        await put(box, *(f"event-{n}" for n in range(30)))
+        shutil.copytree(path.parent, whole.parent / "copy")
+    if suffix == "":  # the closed file holds everything; the copy of the open one does not
+        shutil.rmtree(path.parent / "copy", ignore_errors=True)
+        (path.parent / "copy").mkdir()
+        shutil.copy(path, path.parent / "copy" / path.name)
+    source = path.parent / "copy" / f"{path.name}{suffix}"
+    size = source.stat().st_size
+    for n, length in enumerate([0, 1, 15, 16, 99, *random.Random(1).sample(range(size), 10)]):
+        folder = path.parent / f"cut{n}"
+        shutil.copytree(path.parent / "copy", folder)
+        with (folder / source.name).open("r+b") as file:
+            file.truncate(length)
+        async with outbox(folder / path.name) as box:
+            kept = await waiting(box)
+            assert kept == [f"event-{n}" for n in range(len(kept))]  # a prefix, none torn
+            assert await put(box, "new") == [True]
+
+
+async def test_a_file_of_a_later_version_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version=99")
+    before = path.read_bytes()
+    with pytest.raises(OutboxError, match=r"expected schema 1, found 99"):
+        async with outbox(path):
+            pass
+    assert path.read_bytes() == before
+
+
+async def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutboxError, match="cannot be written"):
+        async with outbox(tmp_path / "file" / "outbox.sqlite"):
+            pass
+
+
+async def test_too_many_events_drop_updates_first_and_then_the_oldest(path: Path) -> None:
+    async with outbox(path, max_rows=4) as box:
+        await put(box, "raised-1")
+        await put(box, "update-1", "update-2", expendable=True)
+        await put(box, "ended-1", "raised-2")
+        assert await waiting(box) == ["raised-1", "update-2", "ended-1", "raised-2"]
+        await put(box, "ended-2", "raised-3")
+        assert await waiting(box) == ["ended-1", "raised-2", "ended-2", "raised-3"]
+        assert box.dropped == 3
+
+
+async def test_events_that_are_too_old_are_dropped(path: Path) -> None:
+    async with outbox(path, now=1000.0) as box:
+        await put(box, "old")
+    async with outbox(path, max_age_s=3600, now=1000.0 + 3601) as box:
+        assert await waiting(box) == ["old"]  # until there is a newer one
+        await put(box, "new")
+        assert await waiting(box) == ["new"]
+        assert box.dropped == 1
+
+
+async def test_a_full_disk_loses_no_event_and_says_so(path: Path) -> None:
+    big = b"x" * 50_000
+    async with outbox(path) as box:
+        await put(box, "a")
+        refuse_growth(box)
+        assert await box.put("b", TOPIC, big) is False
+        assert await box.put("b", TOPIC, big) is False
+        assert box.fault is not None
+        assert [(row.event_id, row.durable) for row in await box.pending()] == [
+            ("a", True),
+            ("b", False),
+        ]
+        pragma(box, "max_page_count=1000000")
+        assert await box.put("c", TOPIC, big) is True
+        assert box.fault is None
+        assert await waiting(box) == ["a", "b", "c"]  # in order, disk or not
+        await box.delivered("b")
+        assert await waiting(box) == ["a", "c"]
+
+
+async def test_memory_is_bounded_while_the_disk_is_full(path: Path) -> None:
+    async with outbox(path) as box:
+        refuse_growth(box)
+        big = b"x" * 50_000
+        await box.put("raised", TOPIC, big)
+        for n in range(MEMORY_ROWS + 5):
+            await box.put(f"update-{n}", TOPIC, big, expendable=True)
+        assert box.n_pending == MEMORY_ROWS
+        assert [row.event_id for row in await box.pending(limit=2)] == ["raised", "update-6"]
+
+
+async def test_a_disk_that_takes_no_deletion_does_not_bring_events_back(path: Path) -> None:
+    async with outbox(path) as box:
+        await put(box, "a", "b")
+        pragma(box, "query_only=1")
+        await box.delivered("a")
+        assert await waiting(box) == ["b"]
+        pragma(box, "query_only=0")
+        await put(box, "c")
+        assert await waiting(box) == ["b", "c"]
+    async with outbox(path) as box:
+        assert await waiting(box) == ["b", "c"]
+
+
+async def test_a_put_that_is_cancelled_is_carried_out(path: Path) -> None:
+    async with outbox(path) as box:
+        tasks = [asyncio.ensure_future(put(box, f"event-{n}")) for n in range(5)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await waiting(box) == [f"event-{n}" for n in range(5)]
+
+
+async def test_the_event_loop_is_not_blocked_by_the_disk(path: Path) -> None:
+    async with outbox(path) as box:
+        await asyncio.to_thread(lambda: None)  # threads are warm
+        held = box._thread.submit(time.sleep, 0.3)
+        putting = asyncio.ensure_future(put(box, "a"))
+        started = time.monotonic()
+        await asyncio.sleep(0)
+        assert time.monotonic() - started < 0.1
+        assert not putting.done()
+        held.result()
+        assert await putting == [True]

@@ -72,7 +72,7 @@ def recording(table: SeizureRows, keys: Sequence[str]) -> Iterator[Block]:
         KeyError: If a recording is not in the data set.
     """
     samples = np.stack([table.recording(key) for key in keys], axis=1)  # (4094, n_channels)
-    classes = [int(table.classes[table.rows_of(key)[0]]) for key in keys]
+    classes = [table.class_of(key) for key in keys]
     events = [
         (0, f"recording/{key}/class/{kind}/channel/{channel}")
         for channel, (key, kind) in enumerate(zip(keys, classes, strict=True))

@@ -173,7 +173,7 @@ def play(
     raised-cosine crossfade that begins where the new state does, at the marker; the model
     changes its parameters along the same curve instead. The same seed gives the same
     samples. Markers: ``state/<name>`` for each part, ``seizure/onset`` and
-    ``seizure/offset``, and ``recording/<key>/label/<label>/channel/<number>``.
+    ``seizure/offset``, and ``recording/<key>/class/<class>/channel/<number>``.
 
     Args:
         scenario: The timeline.
@@ -279,7 +279,7 @@ class _Library:
             keys = part.recordings or self._draw(label)
             columns = [self._stretch(key, n_piece + extra_samples, part) for key in keys]
             markers = [
-                f"recording/{key}/label/{self.label_of(key)}/channel/{channel}"
+                f"recording/{key}/class/{self._table.class_of(key)}/channel/{channel}"
                 for channel, key in enumerate(keys)
             ]
             yield np.stack(columns, axis=1), markers  # (n_piece + extra, n_channels)

@@ -27,7 +27,7 @@ from stream_classifier.errors import ConfigError
 
 ENV_PREFIX = "STREAM_CLASSIFIER_"
 CONFIG_FILE = "stream-classifier.toml"
-_NOT_SETTINGS = {"STREAM_CLASSIFIER_CONFIG"}
+_NOT_SETTINGS = {"STREAM_CLASSIFIER_CONFIG", "STREAM_CLASSIFIER_DATA"}
 _SECRETS = {("mqtt", "password")}
 
 
@@ -139,7 +139,6 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    data: Path | None = Field(None, description="folder of the data set, for replays and training")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of stderr")
     source: SourceSettings = SourceSettings()
     model: ModelSettings = ModelSettings()

@@ -153,6 +153,14 @@ class SeizureRows:
         """
         return int(self.labels[self.rows_of(key)[0]])
 
+    def class_of(self, key: str) -> int:
+        """Class of one recording: 0 seizure, 1 tumour, 2 normal.
+
+        Raises:
+            KeyError: If there is no such recording.
+        """
+        return int(_CLASS_OF_LABEL[self.label_of(key)])
+
 
 def places(data: Path | None = None) -> tuple[Path, ...]:
     """Where the data set is looked for, in order.

@@ -204,7 +204,7 @@ class _Origin:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but never to another scheme than http(s), nor out of https."""
 
-    def redirect_request(  # noqa: PLR0917 - the signature is urllib's
+    def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:  # fmt: skip

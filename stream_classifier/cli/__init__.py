@@ -18,10 +18,12 @@ from stream_classifier.cli import (
     config,
     dataset,
     demo,
+    doctor,
     evaluate,
     model,
     run,
     simulate,
+    streams,
     subscribe,
     test_alarm,
     train,
@@ -61,10 +63,12 @@ for command in (
     demo.demo,
     run.run,
     simulate.simulate,
+    streams.streams,
     subscribe.subscribe,
     test_alarm.test_alarm,
     train.train,
     evaluate.evaluate,
+    doctor.doctor,
 ):
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(dataset.app, name="dataset", help="The Epileptic Seizure Recognition data set.")

@@ -1,4 +1,3 @@
-# ruff: noqa: PT028 - a command, whatever its name looks like
 """``stream-classifier test-alarm``: does an alert get through? Send one and read it back."""
 
 from __future__ import annotations

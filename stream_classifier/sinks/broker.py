@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Literal, cast, get_args
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr
 
@@ -13,7 +14,12 @@ from stream_classifier.sinks.topics import BASE_TOPIC
 
 PLAIN_PORT = 1883
 TLS_PORT = 8883
-_EXPECTED = "expected mqtt://[user@]host[:port] or mqtts://[user@]host[:port]"
+_EXPECTED = (
+    "expected mqtt://[user@]host[:port] or mqtts://[user@]host[:port], "
+    "perhaps with ?protocol=3.1.1 or ?protocol=5"
+)
+
+Protocol = Literal["5", "3.1.1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,7 @@ class BrokerSettings:
         keepalive_s: Seconds; either side notices within 1.5 times as long that the
             connection is dead. At least 2.
         base_topic: What all topics start with.
+        protocol: The version of MQTT to speak; None: 5 if the broker does, else 3.1.1.
     """
 
     host: str
@@ -56,18 +63,21 @@ class BrokerSettings:
     client_id: str | None = None
     keepalive_s: int = 5
     base_topic: str = BASE_TOPIC
+    protocol: Protocol | None = None
 
     def __str__(self) -> str:
         """Name the broker in messages to people; never with the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+        version = f"?protocol={self.protocol}" if self.protocol else ""
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}{version}"
 
 
 def parse_broker_url(url: str) -> BrokerSettings:
     """Read the address of a broker.
 
     Args:
-        url: ``mqtt://host:1883``, or ``mqtts://user@host`` for TLS.
+        url: ``mqtt://host:1883``, or ``mqtts://user@host`` for TLS; ``?protocol=3.1.1`` or
+            ``?protocol=5`` at its end settles the version.
 
     Raises:
         ConfigError: If it is not such an address, or holds a password: an address ends up
@@ -88,7 +98,15 @@ def parse_broker_url(url: str) -> BrokerSettings:
             "broker: a password in the address is refused, since others can read it there. "
             "Try: STREAM_CLASSIFIER_MQTT__PASSWORD, or --password-file"
         )
-    if parts.scheme not in {"mqtt", "mqtts"} or not host or parts.path.strip("/") or parts.query:
+    options = parse_qs(parts.query, keep_blank_values=True)
+    [version] = options.pop("protocol", [None])[:1]
+    if (
+        parts.scheme not in {"mqtt", "mqtts"}
+        or not host
+        or parts.path.strip("/")
+        or options
+        or version not in {None, *get_args(Protocol)}
+    ):
         raise ConfigError(f"broker: {_EXPECTED}, found {url!r}")
     tls = TlsSettings() if parts.scheme == "mqtts" else None
     return BrokerSettings(
@@ -96,6 +114,7 @@ def parse_broker_url(url: str) -> BrokerSettings:
         port=port or (TLS_PORT if tls else PLAIN_PORT),
         username=parts.username or None,
         tls=tls,
+        protocol=cast("Protocol | None", version),
     )
 
 
@@ -140,9 +159,8 @@ def broker_settings(
     username = username or broker.username
     if password is not None and username is None:
         raise ConfigError("broker: a password is given, but no user name. Try: --username")
-    return BrokerSettings(
-        host=broker.host,
-        port=broker.port,
+    return replace(
+        broker,
         username=username,
         password=password,
         tls=broker.tls and TlsSettings(ca_file=ca_file, cert_file=cert_file, key_file=key_file),

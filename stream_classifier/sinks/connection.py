@@ -39,7 +39,11 @@ event_loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = (
 )
 """For ``asyncio.Runner``: on Windows the default loop cannot watch the client's socket."""
 
-_NEWEST_FIRST = (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311)
+_PROTOCOLS: dict[str | None, tuple[aiomqtt.ProtocolVersion, ...]] = {
+    None: (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311),
+    "5": (aiomqtt.ProtocolVersion.V5,),
+    "3.1.1": (aiomqtt.ProtocolVersion.V311,),
+}
 # CONNACK reason codes (MQTT 5, 3.2.2.2); paho translates those of 3.1.1 into them.
 _WRONG_PROTOCOL = 132
 _REFUSED = {133, 134, 135, 138, 140}  # client id, password, not authorized, banned, method
@@ -47,6 +51,12 @@ _REFUSED = {133, 134, 135, 138, 140}  # client id, password, not authorized, ban
 # Without it the second of two messages waits up to 40 ms for the first one's delayed
 # acknowledgement (Nagle, RFC 896): an alert behind a prediction was 40 ms late at p99.
 _SEND_AT_ONCE = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+# The same, for what comes from a broker that does not send at once; to be repeated after each
+# message, and known to Linux only.
+_ACKNOWLEDGE_AT_ONCE = (
+    (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1) if hasattr(socket, "TCP_QUICKACK") else None
+)
 
 log = logging.getLogger(__name__)
 # What the client library says by itself is either in our errors or of no use.
@@ -235,7 +245,7 @@ class Connector:
         self.client_id = client_id
         self.will = will
         self._tls = _tls_context(broker.tls) if broker.tls else None
-        self._protocols: tuple[aiomqtt.ProtocolVersion, ...] = _NEWEST_FIRST
+        self._protocols: tuple[aiomqtt.ProtocolVersion, ...] = _PROTOCOLS[broker.protocol]
 
     @asynccontextmanager
     async def connect(
@@ -278,7 +288,7 @@ class Connector:
             else:
                 self._protocols = (protocol,)
                 return client
-        self._protocols = _NEWEST_FIRST
+        self._protocols = _PROTOCOLS[self.broker.protocol]
         assert failure is not None  # noqa: S101 - the loop runs at least once
         raise self._explain(failure) from failure
 
@@ -350,6 +360,12 @@ class _Client(aiomqtt.Client):
         if reason_code.is_failure:
             self.denial = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        super()._on_message(client, userdata, message)
+        sock = client.socket()
+        if _ACKNOWLEDGE_AT_ONCE is not None and sock is not None:
+            sock.setsockopt(*_ACKNOWLEDGE_AT_ONCE)
 
 
 class _TlsSocket(ssl.SSLSocket):

@@ -4,8 +4,11 @@ rumqttd, as packed by ``iotcore``. It keeps everything in memory and lets everyb
 listens on this machine only; for real use take mosquitto or EMQX. It has no way to stop, so it
 runs in a process of its own, which also ends by itself when its parent is gone.
 
-Two of its traps are avoided here: it speaks MQTT 5 and 3.1.1 on different ports only (a
-client of the wrong version hangs), and by default it cuts off who sends more than 20 kB.
+Three of its traps are avoided here. It speaks MQTT 3.1.1 and 5 on different ports only, and a
+client of the wrong version hangs: so the address says which. It cuts off a subscriber of version
+3.1.1 when a message with properties of version 5 is due to it: so we ourselves speak 3.1.1 to it,
+and everybody can subscribe, with any version. By default it also cuts off who sends more than
+20 kB.
 """
 
 from __future__ import annotations
@@ -63,12 +66,13 @@ class EmbeddedBroker:
     Takes about 0.2 s to start.
 
     Args:
-        port: For MQTT 5 (what this package speaks); None: any free one.
-        port_v4: For MQTT 3.1.1 (what ``mosquitto_sub`` speaks unless told); None: any.
+        port: For MQTT 3.1.1 (what ``mosquitto_sub`` and most others speak unless told
+            otherwise); None: any free one.
+        port_v5: For MQTT 5; None: any free one.
 
     Attributes:
         port: The one in use.
-        port_v4: The one in use.
+        port_v5: The one in use.
 
     Raises:
         MissingExtraError: If iotcore is not installed.
@@ -78,22 +82,22 @@ class EmbeddedBroker:
             print(broker.url)
     """
 
-    def __init__(self, *, port: int | None = None, port_v4: int | None = None) -> None:
+    def __init__(self, *, port: int | None = None, port_v5: int | None = None) -> None:
         if importlib.util.find_spec("iotcore") is None:
             raise MissingExtraError(feature="the embedded broker", extra="demo", module="iotcore")
         self.port = port or 0
-        self.port_v4 = port_v4 or 0
+        self.port_v5 = port_v5 or 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        """Address for MQTT 5 clients."""
-        return f"mqtt://{HOST}:{self.port}"
+        """Address for this package's own clients."""
+        return f"mqtt://{HOST}:{self.port}?protocol=3.1.1"
 
     @property
-    def url_v4(self) -> str:
-        """Address for MQTT 3.1.1 clients."""
-        return f"mqtt://{HOST}:{self.port_v4}"
+    def url_v5(self) -> str:
+        """Address for subscribers that insist on MQTT 5."""
+        return f"mqtt://{HOST}:{self.port_v5}?protocol=5"
 
     @property
     def pid(self) -> int | None:
@@ -106,10 +110,10 @@ class EmbeddedBroker:
         Raises:
             BrokerUnavailableError: If a port is taken or it does not start.
         """
-        self.port, self.port_v4 = _reserve(self.port, self.port_v4)
+        self.port, self.port_v5 = _reserve(self.port, self.port_v5)
         # Not asyncio's: that one cannot on the event loop that MQTT needs on Windows.
         self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - milliseconds; our own module
-            [sys.executable, "-m", __name__, str(self.port), str(self.port_v4)],
+            [sys.executable, "-m", __name__, str(self.port), str(self.port_v5)],
             stdin=subprocess.PIPE,  # held open: its end tells the child that we are gone
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -147,7 +151,7 @@ class EmbeddedBroker:
 
     async def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not all(map(_listens, (self.port, self.port_v4))):
+        while not all(map(_listens, (self.port, self.port_v5))):
             if process.poll() is not None:
                 said = process.stderr.read().decode(errors="replace") if process.stderr else ""
                 last = said.strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
@@ -196,7 +200,7 @@ def _end_with_parent() -> None:
     os._exit(0)
 
 
-def _serve(port: int, port_v4: int) -> None:
+def _serve(port: int, port_v5: int) -> None:
     """Run the broker in this process, until it is killed or its parent is gone."""
     import iotcore  # noqa: PLC0415 - only the child needs it
 
@@ -204,7 +208,7 @@ def _serve(port: int, port_v4: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.CRITICAL)  # rumqttd reports every packet as an error
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    listeners = [("v5", port), ("v4", port_v4)]
+    listeners = [("v4", port), ("v5", port_v5)]  # rumqttd calls 3.1.1 by its level, 4
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "broker.toml"
         path.write_text(

@@ -131,6 +131,39 @@ def attach(
     return Session(inlet, Description(device=device, plan=plan, simulated=simulated))
 
 
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a stream says of itself when asked, for a list of streams.
+
+    Attributes:
+        channels: As described; empty if it describes none.
+        age_s: How long it has been running; None if its clock cannot be compared.
+    """
+
+    channels: tuple[ChannelText, ...]
+    age_s: float | None
+
+
+def introduce(device: StreamSeen, *, within_s: float) -> Introduction | None:
+    """Ask a stream for its description and age. Blocks, at most twice ``within_s``.
+
+    Returns:
+        None if it does not answer, or has more channels than EEG can have.
+    """
+    if device.n_channels > MAX_CHANNELS:
+        return None
+    inlet = pylsl.StreamInlet(device.info, max_buflen=1, recover=False)
+    try:
+        texts, _ = _read_description(inlet.info(timeout=within_s))
+    except (LslTimeoutError, LostError, InternalError):
+        return None
+    try:
+        started_s = device.created_s + inlet.time_correction(timeout=within_s)
+    except (LslTimeoutError, LostError, InternalError):
+        return Introduction(tuple(texts), age_s=None)
+    return Introduction(tuple(texts), age_s=max(0.0, pylsl.local_clock() - started_s))
+
+
 class Session:
     """An open connection. Ends when the last reference to it goes.
 

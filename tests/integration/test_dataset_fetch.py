@@ -462,6 +462,8 @@ def test_the_real_table_is_fetched_checked_and_found(
     server.answers = [Answer(content=table.read_bytes(), stop_after=3_000_000), Answer()]
     server.answers[1].content = server.answers[0].content
     assert main(["dataset", "fetch", "--data", str(tmp_path), "--url", server.url]) == 0
+    assert main(["dataset", "path", "--data", str(tmp_path)]) == 0
+    assert str(tmp_path) in capsys.readouterr().out.splitlines()[-1]
     assert main(["dataset", "check", "--data", str(tmp_path), "--json"]) == 0
     assert datasets.TABLE_SHA256 in capsys.readouterr().out
     assert ranges(server) == [None, "bytes=3000000-"]

@@ -159,6 +159,7 @@ def test_a_recording_is_put_together_in_time_whatever_the_order_of_the_rows(
         np.testing.assert_array_equal(table.recording(key), expected)
         assert table.chunks[table.rows_of(key)].tolist() == list(range(1, N_CHUNKS + 1))
         assert table.label_of(key) == place + 1
+        assert table.class_of(key) == (0, 1, 2, 2)[place]
 
 
 def test_an_unknown_recording_is_an_error() -> None:

@@ -158,10 +158,10 @@ def test_only_recordings_that_may_be_used_are_used_and_each_part_keeps_to_one_la
     used: dict[int, set[int]] = {}
     for index, label in events(list(play(timeline, n_channels=3, table=table, keys=allowed))):
         if label.startswith("recording"):
-            _, key, _, of, _, _ = label.split("/")
+            _, key, _, kind, _, _ = label.split("/")
             assert key in allowed
-            used.setdefault(index >= 120 * RATE_HZ, set()).add(int(of))
-            assert table.label_of(key) == int(of)
+            assert table.class_of(key) == int(kind)
+            used.setdefault(index >= 120 * RATE_HZ, set()).add(table.label_of(key))
     assert used[True] == {1}
     assert len(used[False]) == 1
     assert used[False] < {3, 4, 5}

@@ -27,8 +27,13 @@ def test_addresses_are_read(
 
 
 def test_an_address_is_written_as_it_is_read() -> None:
-    for url in ("mqtt://broker:1883", "mqtts://[fe80::1]:8883"):
+    for url in ("mqtt://broker:1883", "mqtts://[fe80::1]:8883", "mqtt://b:1?protocol=3.1.1"):
         assert str(parse_broker_url(url)) == url
+
+
+def test_an_address_may_settle_the_version() -> None:
+    assert parse_broker_url("mqtt://broker").protocol is None
+    assert broker_settings("mqtt://broker?protocol=5").protocol == "5"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,9 @@ def test_an_address_is_written_as_it_is_read() -> None:
         "mqtt://broker:0x1",
         "mqtt://broker:99999",
         "mqtt://broker/topic",
+        "mqtt://broker?protocol=4",
+        "mqtt://broker?protocol=",
+        "mqtt://broker?version=5",
         "embedded",
     ],
 )

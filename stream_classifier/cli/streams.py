@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
     from stream_classifier.sources.discovery import StreamSeen
@@ -42,7 +40,7 @@ def streams(
     if json_:
         print(json.dumps(found, indent=2))
     elif found:
-        Console().print(_table(found))
+        print("\n".join(_lines(found)))
     if not found:
         Console(stderr=True).print(NOTHING.format(wait=wait), highlight=False, markup=False)
         raise typer.Exit(4)
@@ -82,22 +80,29 @@ def _describe(stream: StreamSeen) -> dict[str, Any]:
     }
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table("name", "type", "channels", "rate", "unit", "source_id", "host", "age", box=None)
+def _lines(found: list[dict[str, Any]]) -> list[str]:
+    """Return the table, one line a stream."""
+    rows = [("name", "type", "channels", "rate", "unit", "age", "host", "source_id")]
     for stream in found:
-        units = ", ".join(unit or "none" for unit in stream["units"])
-        cells = (
-            stream["name"],
-            stream["type"],
-            str(stream["n_channels"]),
-            f"{stream['rate_hz']:g} Hz" if stream["rate_hz"] else "irregular",
-            (units or "none") if stream["answers"] else "does not answer",
-            stream["source_id"] or "none",
-            stream["host"],
-            _age(stream["age_s"]),
+        units = ", ".join(unit or "none" for unit in stream["units"]) or "none"
+        rows.append(
+            (
+                stream["name"],
+                stream["type"],
+                str(stream["n_channels"]),
+                f"{stream['rate_hz']:g} Hz" if stream["rate_hz"] else "irregular",
+                units if stream["answers"] else "no answer",
+                _age(stream["age_s"]),
+                stream["host"],
+                stream["source_id"] or "none",
+            )
         )
-        table.add_row(*(Text(_printable(cell), overflow="fold") for cell in cells))
-    return table
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def _printable(text: str) -> str:

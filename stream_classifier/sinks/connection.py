@@ -46,6 +46,7 @@ _PROTOCOLS: dict[str | None, tuple[aiomqtt.ProtocolVersion, ...]] = {
 }
 # CONNACK reason codes (MQTT 5, 3.2.2.2); paho translates those of 3.1.1 into them.
 _WRONG_PROTOCOL = 132
+_NO_SUBSCRIBERS = 16  # PUBACK (MQTT 5, 3.4.2.1): taken, but there is nobody to give it to
 _REFUSED = {133, 134, 135, 138, 140}  # client id, password, not authorized, banned, method
 
 # Without it the second of two messages waits up to 40 ms for the first one's delayed
@@ -95,6 +96,8 @@ class Connection:
     Attributes:
         protocol: ``"5"`` or ``"3.1.1"``.
         lost: Why it broke, or None while it holds.
+        unheard: Whether the broker said of the last message that it has nobody to give it
+            to (MQTT 5 only).
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Connection:
     ) -> None:
         self.protocol = "5" if client.protocol is aiomqtt.ProtocolVersion.V5 else "3.1.1"
         self.lost: str | None = None
+        self.unheard = False
         self._client = client
         self._broker = broker
         self._on_lost = on_lost
@@ -144,10 +148,12 @@ class Connection:
             if expires_s is not None:
                 properties.MessageExpiryInterval = expires_s
         self._client.denial = None
+        self._client.unheard = False
         async with self._answer_in_time():
             await self._client.publish(
                 topic, payload, qos=qos, retain=retain, properties=properties, timeout=float("inf")
             )
+        self.unheard = self._client.unheard
         if self._client.denial is not None:
             raise BrokerRefusedError(
                 f"{self._broker} denied publishing to {topic}: {self._client.denial}. "
@@ -336,6 +342,7 @@ class _Client(aiomqtt.Client):
         super().__init__(*arguments, protocol=protocol, **more)
         self.protocol = protocol
         self.denial: str | None = None
+        self.unheard = False
         self._given_up = False
         self._client.connect_timeout = CONNECT_TIMEOUT_S
 
@@ -357,6 +364,7 @@ class _Client(aiomqtt.Client):
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
     ) -> None:
+        self.unheard = reason_code.value == _NO_SUBSCRIBERS
         if reason_code.is_failure:
             self.denial = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)

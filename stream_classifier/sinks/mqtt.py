@@ -60,6 +60,12 @@ DRAIN_S = 1.5
 FLUSH_S = 2.0
 """A stop takes this long at most, ``DRAIN_S`` of it for events that still wait."""
 
+GRACE_S = 15.0
+"""After a connect, an event that the broker has nobody to give to is kept for this long:
+subscribers come back later than we do. Only MQTT 5 brokers tell."""
+
+UNHEARD_RETRY_S = 0.5
+
 EVENTS_RETRY_S = 1.0
 """Until events that could not be read from the outbox are looked for again."""
 
@@ -148,6 +154,7 @@ class MqttSink:
         self._alert_due = 0.0
         self._prediction_due = 0.0
         self._events_due = 0.0
+        self._grace_until = 0.0
         self._seq: Counter[str] = Counter()
         self._n_published = 0
         self._n_connections = 0
@@ -267,6 +274,7 @@ class MqttSink:
         self._away = None
         self._n_connections += 1
         self._events_due = 0.0
+        self._grace_until = _clock_s() + GRACE_S
         await self._publish_message(connection, self.topics.info, self._info, retain=True)
         await self._publish_alert(connection)
         await self._publish_status(connection, "online")
@@ -313,6 +321,9 @@ class MqttSink:
                     return
                 if not await self._publish_event(connection, row):
                     self._events_due = _clock_s() + REFUSED_RETRY_S
+                    return
+                if connection.unheard and _clock_s() < self._grace_until:
+                    self._events_due = _clock_s() + UNHEARD_RETRY_S
                     return
                 await self._outbox.delivered(row.event_id)
         if self._outbox.n_pending:

@@ -187,7 +187,7 @@ class LslSource:
         LOG.info("attached to LSL stream %s", device)
         self._session, self._known = session, known
         self._timeline = Timeline(device.rate_hz)
-        self._tell(SourceState.NO_DATA, "attached, no sample yet")
+        self._tell(SourceState.NO_DATA, "attached, no sample yet", logging.INFO)
         return StreamSpec(
             name=device.name,
             source_id=device.source_id,
@@ -239,7 +239,7 @@ class LslSource:
             )
         self._reconnect_after_s = RECONNECT_AFTER_S
         self._end_stall()
-        self._tell(SourceState.ATTACHED, "")
+        self._tell(SourceState.ATTACHED, "", logging.INFO)
         return chunks
 
     def _let_go(self, timeline: Timeline, why: str) -> None:
@@ -267,9 +267,8 @@ class LslSource:
             self._stall.close()
             self._stall = None
 
-    def _tell(self, state: SourceState, detail: str) -> None:
+    def _tell(self, state: SourceState, detail: str, level: int = logging.WARNING) -> None:
         if state is not self._state:
-            level = logging.INFO if state is SourceState.ATTACHED else logging.WARNING
             LOG.log(level, "LSL source %s: %s", state.value, detail or "samples arrive")
         self._state, self._detail = state, detail
 
@@ -298,7 +297,7 @@ class LslSource:
                     known.device.name, before=str(known), now=str(session.description)
                 )
             self._n_reconnects += 1
-            self._tell(SourceState.NO_DATA, "attached again, no sample yet")
+            self._tell(SourceState.NO_DATA, "attached again, no sample yet", logging.INFO)
             return session
 
     def _look(

@@ -16,14 +16,19 @@ The price is small: after a real loss the next window needs 0.67 s of signal any
 
 from __future__ import annotations
 
-import collections
-import heapq
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from stream_classifier.signals import Chunk
+from stream_classifier.sources.stamps import (
+    JITTER_MAX_S,
+    STEADY_SAMPLES,
+    SeenStamps,
+    StampJitter,
+    StampLine,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,31 +52,14 @@ HOLD_MAX_SAMPLES_S = 60.0
 STEP_SAMPLES = 0.75
 """A smaller step cannot be a lost sample; what is left is for jitter and a wrong rate."""
 
-STEADY_SAMPLES = 0.05
-"""Steps that differ by less are regular: rounding, or a rate that is not known yet."""
-
 JITTER_MARGIN = 2.0
 """A step must exceed this many times the usual backward steps, which only jitter can make."""
 
 STAMP_MAX_S = 1e10
 """A later stamp (year 2286) is none."""
 
-JITTER_MEMORY_S = 10.0
-JITTER_MAX_S = 0.5
-"""Bounds of what is taken for jitter: how long it is remembered, and how large it may be."""
-
 GAP_MAX_S = 3600.0
 """A longer step on a living connection is no loss: somebody set the device's clock."""
-
-DUPLICATE_MEMORY_S = 10.0
-"""How far back an equal stamp is recognised as a repeated sample."""
-
-MEMORY_S = 20.0
-"""Memory of the fitted line."""
-
-PRIOR_S = 0.1
-PRIOR_JITTERY_S = 0.5
-"""The nominal rate counts as much as this much signal; more where stamps jitter."""
 
 MEASURED_AFTER_S = 5.0
 """The measured rate is not shown before."""
@@ -122,9 +110,9 @@ class Timeline:
         self.n_bad_stamps = 0
         self.n_clock_steps = 0
         self.rate_hz = rate_hz
-        self._line = _Line(rate_hz)
-        self._jitter = _Jitter(rate_hz)
-        self._seen = _Seen(rate_hz)
+        self._line = StampLine(rate_hz)
+        self._jitter = StampJitter(rate_hz)
+        self._seen = SeenStamps(rate_hz)
         self._next_index = 0
         self._anchor_s = 0.0  # stamp of the newest sample, or where it belongs if that was late
         self._last_stamp = 0.0
@@ -152,8 +140,8 @@ class Timeline:
         Its first index will lie as far ahead as time has passed, and at least one index is left
         out. Samples still held from the old session are given up; they lie in that hole.
         """
-        self._seen = _Seen(self.rate_hz)
-        self._jitter = _Jitter(self.rate_hz)
+        self._seen = SeenStamps(self.rate_hz)
+        self._jitter = StampJitter(self.rate_hz)
         self._held_stamps = []
         self._held_samples = None
         self._in_session = False
@@ -185,14 +173,15 @@ class Timeline:
         start = position = 0
 
         def cut() -> None:
+            """Make a chunk of what was placed since the last cut."""
             nonlocal start
             if position > start:
-                n = position - start
+                placed = samples[start:position]
                 last = self._next_index - 1
                 chunks.append(
                     Chunk(
-                        samples=samples[start:position],
-                        first_index=self._next_index - n,
+                        samples=placed,
+                        first_index=self._next_index - len(placed),
                         origin_s=self._line.at_s + correction_s - last / self.rate_hz,
                         received_s=received_s,
                     )
@@ -202,30 +191,20 @@ class Timeline:
         while position < len(pending):
             stamp = pending[position]
             if not self._placed_any:
+                cut()
                 self._begin(stamp, correction_s)
-            elif self._is_step(stamp):
+                position += 1
+            elif not self._is_step(stamp):
+                self._accept(stamp)
+                position += 1
+            else:
                 verdict = self._judge(pending, position)
                 if verdict is None:
                     break
                 if verdict.n_missing:
                     cut()
-                    self._skip(verdict.n_missing)
-                self._learn_jitter(verdict.jitter_s)
-                if verdict.line_moved:
-                    self.n_clock_steps += verdict.n_missing
-                    self._start_anew(stamp)
-                    self._count(1)
-                else:
-                    self._go_on(verdict.n_missing)
-                    self._accept_late(
-                        pending[position : position + verdict.n_late],
-                        stalled=not verdict.jitter_s and verdict.n_late > HOLD_S * self.rate_hz,
-                    )
+                self._follow(verdict, pending[position : position + verdict.n_late])
                 position += verdict.n_late
-                continue
-            else:
-                self._accept(stamp)
-            position += 1
         cut()
         self._correction_s = correction_s
         self._held_stamps = pending[position:]
@@ -345,6 +324,20 @@ class Timeline:
             return _Verdict(n_late=1, line_moved=True, n_missing=1)
         return None
 
+    def _follow(self, verdict: _Verdict, late: list[float]) -> None:
+        """Leave out what is missing, and place what a verdict is about."""
+        if verdict.n_missing:
+            self._skip(verdict.n_missing)
+        self._learn_jitter(verdict.jitter_s)
+        if verdict.line_moved:
+            self.n_clock_steps += verdict.n_missing
+            self._start_anew(late[0])
+            self._count(1)
+        else:
+            self._go_on(verdict.n_missing)
+            stalled = not verdict.jitter_s and len(late) > HOLD_S * self.rate_hz
+            self._accept_late(late, stalled=stalled)
+
     def _skip(self, n_missing: int) -> None:
         self._next_index += n_missing
         self.n_missing += n_missing
@@ -405,114 +398,3 @@ class _Verdict(NamedTuple):
     n_missing: int = 0
     jitter_s: float = 0.0
     line_moved: bool = False
-
-
-class _Line:
-    """The straight line through stamp over index, fitted as it goes.
-
-    An expanding-memory g-h filter: exactly the least-squares line through all samples so far
-    (and a stretch of nominal ones before the first), until its memory is full; then the gains
-    stay, and it forgets (Brookner, Tracking and Kalman Filtering Made Easy, 1998, 1.2.10).
-    """
-
-    def __init__(self, rate_hz: float) -> None:
-        self.period_s = 1.0 / rate_hz
-        self.at_s = 0.0  # of the newest sample
-        self.n_followed = 0
-        self.earliest_s = 0.0  # against the line, in an average stretch as long as a hold
-        self._rate_hz = rate_hz
-        self._n_stretch = max(1, round(HOLD_S * rate_hz))
-        self._earliest_now_s = math.inf
-        self._n_most = MEMORY_S * rate_hz
-        self._n_prior = max(2.0, PRIOR_S * rate_hz)
-        self._n_level = self._n_rate = self._n_prior
-
-    @property
-    def next_s(self) -> float:
-        """Where the next stamp is expected."""
-        return self.at_s + self.period_s
-
-    def restart(self, stamp: float) -> None:
-        """Go through this stamp; the rate is still the device's, so it stays."""
-        self.at_s = stamp
-        self.earliest_s = 0.0
-        self._earliest_now_s = math.inf
-        self._n_level = self._n_prior
-
-    def distrust(self) -> None:
-        """Forget the rate: it was fitted to stamps that turn out to jitter."""
-        self.period_s = 1.0 / self._rate_hz
-        self._n_prior = max(2.0, PRIOR_JITTERY_S * self._rate_hz)
-        self._n_level = self._n_rate = self._n_prior
-
-    def advance(self, n: int) -> None:
-        """Go on along the line."""
-        self.at_s += n * self.period_s
-
-    def follow(self, stamp: float) -> None:
-        """Take in the next stamp."""
-        off_s = stamp - self.next_s
-        n = self._n_level
-        m = self._n_rate
-        self.at_s = self.next_s + off_s * (2 * (2 * n + 1)) / ((n + 1) * (n + 2))
-        self.period_s += off_s * 6 / ((m + 1) * (m + 2))
-        # Ten times off is no rate; bounded, so that the worst stamps cannot turn time around.
-        self.period_s = min(max(self.period_s, 0.1 / self._rate_hz), 10.0 / self._rate_hz)
-        self._n_level = min(n + 1, self._n_most)
-        self._n_rate = min(m + 1, self._n_most)
-        self.n_followed += 1
-        self._earliest_now_s = min(self._earliest_now_s, off_s)
-        if self.n_followed % self._n_stretch == 0:
-            self.earliest_s += (self._earliest_now_s - self.earliest_s) / 4
-            self._earliest_now_s = math.inf
-
-
-class _Jitter:
-    """How far stamps usually step back. A loss never makes one do so; jitter always does.
-
-    The third largest backward step of the last 10 to 20 s: two wild stamps do not count.
-    """
-
-    def __init__(self, rate_hz: float) -> None:
-        self.usual_s = 0.0
-        self._older: list[float] = []
-        self._newer: list[float] = []
-        self._n_left = self._n_memory = max(1, round(JITTER_MEMORY_S * rate_hz))
-        self._floor_s = STEADY_SAMPLES / rate_hz
-
-    def learn(self, backward_s: float) -> None:
-        """Take in the backward step before the next sample; negative if there was none."""
-        self._n_left -= 1
-        if self._n_left == 0:
-            self._n_left = self._n_memory
-            self._older, self._newer = self._newer, []
-            self._update()
-        if backward_s > self._floor_s:
-            self._newer = heapq.nlargest(3, [*self._newer, min(backward_s, JITTER_MAX_S)])
-            self._update()
-
-    def _update(self) -> None:
-        known = heapq.nlargest(3, self._older + self._newer)
-        self.usual_s = known[2] if len(known) == 3 else 0.0
-
-
-class _Seen:
-    """The stamps of the last 10 s, to the nanosecond (liblsl deduces stamps by adding up)."""
-
-    def __init__(self, rate_hz: float) -> None:
-        self._newest = -math.inf
-        self._order: collections.deque[int] = collections.deque()
-        self._members: set[int] = set()
-        self._n_most = max(1, round(DUPLICATE_MEMORY_S * rate_hz))
-
-    def again(self, stamp: float) -> bool:
-        """Remember a stamp, and say whether it was there already."""
-        key = round(stamp * 1e9)
-        if stamp <= self._newest + 2e-9 and not self._members.isdisjoint((key - 1, key, key + 1)):
-            return True
-        self._newest = max(self._newest, stamp)
-        self._order.append(key)
-        self._members.add(key)
-        if len(self._order) > self._n_most:
-            self._members.discard(self._order.popleft())
-        return False

@@ -46,8 +46,8 @@ class Recipe:
     """
 
     seed: int = 0
-    epochs: int = 80
-    patience_epochs: int = 25
+    epochs: int = 160
+    patience_epochs: int = 60
     windows_per_epoch: int = 9_000
     batch_windows: int = 128
     learning_rate: float = 4e-3

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from stream_classifier.datasets import SeizureRows
-    from stream_classifier.evaluation.windows import Classify
+    from stream_classifier.evaluation.windows import Classify, WindowReport
     from stream_classifier.training.material import Protocol
 
 WINDOW_SAMPLES: Final = 120
@@ -95,7 +95,18 @@ def train_bundle(
 
     # Everything is decided: now, and once, the test side.
     test = split_rows(rows, split.test)
-    report = score(classify_uv, rows, test, window_samples=WINDOW_SAMPLES, seed=REPORT_SEED)
+
+    def score_at(gain: float) -> WindowReport:
+        return score(
+            lambda windows_uv: classify_uv(np.float32(gain) * windows_uv),
+            rows,
+            test,
+            window_samples=WINDOW_SAMPLES,
+            seed=REPORT_SEED,
+        )
+
+    report = score_at(1.0)
+    accuracy_by_gain = {f"{gain:g}": score_at(gain).figures.accuracy for gain in (0.5, 2.0)}
     alarm_test: AlarmTrial | None = None
     if protocol == "recordings":
         alarm_test = _try_alarms(classify_uv, rows, split.test, (alarm.raise_threshold,))[0]
@@ -138,6 +149,7 @@ def train_bundle(
         metrics={
             **report.as_json(),
             "interval_95": {name: list(ends) for name, ends in report.intervals().items()},
+            "accuracy_by_gain": dict(accuracy_by_gain),
             "alarm": None if alarm_test is None else asdict(alarm_test),
             "validation": {"accuracy": trained.best.accuracy, "macro_f1": trained.best.macro_f1},
         },
@@ -152,6 +164,7 @@ def train_bundle(
             trials=trials,
             alarm_test=alarm_test,
             report=report,
+            accuracy_by_gain=accuracy_by_gain,
             command=command,
         ),
         attribution=ATTRIBUTION,

@@ -7,13 +7,13 @@ import contextlib
 import json
 import math
 import os
-import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,8 @@ from stream_classifier.errors import DatasetNotFoundError, StreamClassifierError
 if TYPE_CHECKING:
     from stream_classifier.demo import Tally
     from stream_classifier.sinks.broker import BrokerSettings
+
+_Child = subprocess.Popen[str]
 
 STREAM = "demo"
 REFRACTORY_S = 10
@@ -94,10 +96,7 @@ async def _demo(
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = await stack.enter_async_context(_broker(broker))
-        listening = asyncio.Event()
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        subscriber = tasks.create_task(_subscribe(settings, tally, listening), name="subscriber")
-        await listening.wait()
+        subscriber = await stack.enter_async_context(_subscribed(settings, tally))
         device = await stack.enter_async_context(
             _process(
                 *("simulate", "synthetic" if played == "synthetic" else "scenario"),
@@ -122,12 +121,13 @@ async def _demo(
                 show.refresh(elapsed_s=time.monotonic() - started_s, seconds=seconds)
                 _must_live(device, "device", folder)
                 _must_live(pipeline, "pipeline", folder)
+                if subscriber.done():
+                    subscriber.result()
                 await asyncio.sleep(0.1)
         ended_s = time.time()
         truth.set()
         summary = await _stop(pipeline)
         await _stop(device)
-        subscriber.cancel()
     return tally.result(data=played, n_windows=summary.get("windows", 0), ended_s=ended_s)
 
 
@@ -144,10 +144,29 @@ async def _broker(url: str) -> AsyncIterator[BrokerSettings]:
         yield parse_broker_url(embedded.url)
 
 
-async def _subscribe(broker: BrokerSettings, tally: Tally, listening: asyncio.Event) -> None:
+@contextlib.asynccontextmanager
+async def _subscribed(broker: BrokerSettings, tally: Tally) -> AsyncIterator[asyncio.Task[None]]:
+    """Yield a task that tells the tally what a subscriber receives; it listens already."""
+    listening = asyncio.Event()
+    task = asyncio.create_task(_subscribe(broker, tally, listening.set), name="subscriber")
+    heard = asyncio.create_task(listening.wait(), name="listening")
+    try:
+        await asyncio.wait({task, heard}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        yield task
+    finally:
+        heard.cancel()
+        task.cancel()
+        await asyncio.gather(task, heard, return_exceptions=True)
+
+
+async def _subscribe(
+    broker: BrokerSettings, tally: Tally, on_listening: Callable[[], None]
+) -> None:
     from stream_classifier.sinks.subscriber import watch  # noqa: PLC0415
 
-    async for message in watch(broker, stream=STREAM, on_listening=listening.set):
+    async for message in watch(broker, stream=STREAM, on_listening=on_listening):
         match message.what:
             case "prediction":
                 tally.prediction(message.fields, message.received_s)
@@ -186,51 +205,50 @@ async def _truth(source_id: str, tally: Tally) -> AsyncIterator[threading.Event]
 
 
 @contextlib.asynccontextmanager
-async def _process(*arguments: str, log: Path | None) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(*arguments: str, log: Path | None) -> AsyncIterator[_Child]:
     """Run one of our own commands in a process of its own, and end it with this block.
+
+    Not asyncio's subprocesses: on Windows the event loop that MQTT needs has none.
 
     Args:
         *arguments: The command and its options.
         log: Where its standard error goes; None: to ours, with debugging on.
     """
     with contextlib.ExitStack() as stack:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "stream_classifier"),
-            *(() if log else ("--debug",)),
-            *arguments,
-            stdout=asyncio.subprocess.PIPE,
+        child = subprocess.Popen(  # noqa: ASYNC220, S603 - our own command; it starts at once
+            [sys.executable, "-m", "stream_classifier", *(() if log else ("--debug",)), *arguments],
+            stdout=subprocess.PIPE,
             stderr=stack.enter_context(log.open("wb")) if log else None,
+            text=True,
         )
     try:
-        yield process
+        yield child
     finally:
-        await _stop(process)
+        await _stop(child)
 
 
-def _must_live(process: asyncio.subprocess.Process, name: str, folder: Path) -> None:
-    if process.returncode is None:
+def _must_live(child: _Child, name: str, folder: Path) -> None:
+    if child.poll() is None:
         return
     log = folder / f"{name}.log"
     said = log.read_text(errors="replace").strip()[-1000:] if log.exists() else ""
     raise StreamClassifierError(
-        f"the {name}'s process ended with exit code {process.returncode}. It said:\n{said}\n"
+        f"the {name}'s process ended with exit code {child.returncode}. It said:\n{said}\n"
         "Try: stream-classifier doctor; stream-classifier --debug demo"
     )
 
 
-async def _stop(process: asyncio.subprocess.Process) -> dict[str, Any]:
+async def _stop(child: _Child) -> dict[str, Any]:
     """End a process as a service manager would, and return the JSON that it printed, if any."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+    if child.stdout is None or child.stdout.closed:
+        return {}
+    child.terminate()
     try:
-        async with asyncio.timeout(5):
-            out, _ = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        out, _ = await process.communicate()
-    lines = out.decode().strip().splitlines()
+        out, _ = await asyncio.to_thread(child.communicate, timeout=5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        out, _ = await asyncio.to_thread(child.communicate)
+    lines = out.strip().splitlines()
     return dict(json.loads(lines[-1])) if lines and lines[-1].startswith("{") else {}
 
 

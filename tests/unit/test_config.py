@@ -118,9 +118,7 @@ def test_the_template_names_every_setting_and_its_values_are_the_defaults(file):
     for key in config._valid_keys():
         assert key[-1] in text
     lines = [line.removeprefix("# ") for line in text.splitlines()[2:]]
-    active = [
-        x for x in lines if x.startswith("[") or (" = " in x and x.split(" = ")[1][0] != " ")
-    ]
+    active = [x for x in lines if x.startswith("[") or (" = " in x and x.split(" = ")[1][0] != " ")]
     parsed = tomllib.loads("\n".join(active))
     assert parsed["mqtt"]["keepalive_s"] == 5
     assert config.load(file("\n".join(active))) == config.Settings()

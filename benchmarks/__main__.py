@@ -1,4 +1,4 @@
-"""``python -m benchmarks engine [--json]``."""
+"""``python -m benchmarks engine|timeline [--json]``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine
+from benchmarks import engine, timeline
 
 
 def main() -> int:
     """Run one benchmark and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in {"engine": engine}.items():
+    for name, module in {"engine": engine, "timeline": timeline}.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
         module.add_arguments(command)

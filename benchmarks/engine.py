@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import platform
 import statistics
 import time
 from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import describe
 from stream_classifier.bundle import Bundle, load_bundle
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
@@ -35,7 +34,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
     z = scaler.scale(bundle.selftest_windows.ravel())[:, None]
     names = ["reference"]
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    versions = {}
     if importlib.util.find_spec("torch") is not None:
         import torch
 
@@ -75,8 +74,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if plain:
             base = plain[row["streams"], row["hop"]]
             row["times_plain_torch"] = round(row["windows_per_s"] / base, 2)
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    return {"machine": machine, "versions": versions, "rows": rows}
+    return {"machine": describe(), "versions": versions, "rows": rows}
 
 
 def table(result: dict[str, Any]) -> str:

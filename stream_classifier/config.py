@@ -90,7 +90,7 @@ class AlarmSettings(Section):
         None, description="seconds below the clear threshold before an alert is ended"
     )
     channel_share: _Share = Field(
-        0.25, description="share of the stream's channels that must agree (at least one channel)"
+        0.25, description="share of all channels that must agree; at least one, and all that are usable if fewer"
     )
 
 

@@ -18,7 +18,6 @@ import platformdirs
 from stream_classifier import __version__
 from stream_classifier.bundle import Bundle, load_bundle
 from stream_classifier.config import AlarmSettings, MqttSettings, Settings
-from stream_classifier.detection.alarm import AlarmRule
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines import make_engine
 from stream_classifier.errors import ConfigError
@@ -148,23 +147,12 @@ def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
         ConfigError: If the thresholds that result make no sense together.
     """
 
-    def pick(mine: float | None, bundled: float) -> float:
-        return bundled if mine is None else mine
-
+    overrides = alarm.model_dump(exclude={"channel_share"}, exclude_none=True)
     try:
-        rule = AlarmRule(
-            raise_threshold=pick(alarm.raise_threshold, bundle.alarm.raise_threshold),
-            clear_threshold=pick(alarm.clear_threshold, bundle.alarm.clear_threshold),
-            persistence_s=pick(alarm.persistence_s, bundle.alarm.persistence_s),
-            refractory_s=pick(alarm.refractory_s, bundle.alarm.refractory_s),
-        )
+        rule = replace(bundle.alarm, **overrides)
     except ValueError as error:
-        raise ConfigError(f"{error}. Try: alarm.raise_threshold, alarm.clear_threshold") from error
-    return DetectorSettings(
-        rule=rule,
-        smoothing_s=pick(alarm.smoothing_s, bundle.alarm.smoothing_s),
-        channel_share=alarm.channel_share,
-    )
+        raise ConfigError(f"[alarm], with what the bundle says of the rest: {error}") from error
+    return DetectorSettings(rule=rule, channel_share=alarm.channel_share)
 
 
 def outbox_path(stream: str) -> Path:

@@ -61,12 +61,15 @@ class Chunk:
         origin_s: Time of index 0 on the source's clock: sample *i* was taken at
             ``origin_s + i / rate_hz``. Moves slowly where the true rate differs.
         received_s: When the chunk was in hand, on the same clock; for latency only.
+        anchor_s: Stamp of index 0 as the device wrote it, the same for the stream's whole life
+            and however it was cut: what alert ids are made of. Never a time to show.
     """
 
     samples: NDArray[np.float32]
     first_index: int
     origin_s: float = 0.0
     received_s: float = 0.0
+    anchor_s: float = 0.0
 
     @property
     def indices(self) -> range:

@@ -256,7 +256,7 @@ class _Show:
     """What a person sees, on standard error: a live view on a terminal, else a few lines."""
 
     def __init__(self, *, live: bool) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._is_live = live
         self._recent: deque[float | None] = deque(maxlen=SPARKLINE_SAMPLES)
         self._n_shown = 0

@@ -113,7 +113,7 @@ def simulate(
     from simulators.blocks import RATE_HZ, take  # noqa: PLC0415
     from simulators.device import Device, already_there  # noqa: PLC0415
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
         labels = montage.labels(channels) if channels else None
     except ValueError as error:
@@ -148,7 +148,7 @@ def simulate(
     )
     for other in already_there(device.source_id):
         console.print(
-            f"[yellow]warning:[/] a stream with source_id {device.source_id!r} is running already "
+            f"warning: a stream with source_id {device.source_id!r} is running already "
             f"({other}); consumers will mix them up. Try: another --name"
         )
     before = _stop_on_signals(stop)

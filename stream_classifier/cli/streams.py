@@ -42,7 +42,9 @@ def streams(
     elif found:
         print("\n".join(_lines(found)))
     if not found:
-        Console(stderr=True).print(NOTHING.format(wait=wait), highlight=False, markup=False)
+        Console(stderr=True).print(
+            NOTHING.format(wait=wait), highlight=False, markup=False, soft_wrap=True
+        )
         raise typer.Exit(4)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_classifier.bundle import Bundle
-from stream_classifier.detection.alarm import Alarm, AlarmRule
+from stream_classifier.bundle import AlarmSpec, Bundle
+from stream_classifier.detection.alarm import Alarm
 from stream_classifier.detection.buffer import RingBuffer
 from stream_classifier.detection.filters import CausalFilters
 from stream_classifier.detection.quality import USABLE, judge
@@ -19,11 +19,11 @@ from stream_classifier.detection.windows import WindowGrid
 from stream_classifier.errors import ShapeError, SignalError
 from stream_classifier.signals import AlertEvent, Chunk, Engine, Prediction, StreamSpec
 
-RECENT_S = 60.0
-"""How much of the past the ring buffer keeps."""
-
 MAX_BATCH_SAMPLES = 4096
 """A longer chunk is worked through in pieces, so that the ring buffer holds each window."""
+
+MAX_UV = 1e9
+"""Beyond this a value is no number: what follows would overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,11 @@ class DetectorSettings:
     """What may differ from stream to stream.
 
     Attributes:
-        rule: Alarm thresholds and times.
-        smoothing_s: Time over which window probabilities are averaged.
+        rule: Smoothing, thresholds and times; usually the bundle's.
         channel_share: Share of the usable channels that must agree.
     """
 
-    rule: AlarmRule
-    smoothing_s: float
+    rule: AlarmSpec
     channel_share: float = 0.25
 
 
@@ -72,7 +70,7 @@ class Detector:
         self._filters = CausalFilters([f.sos for f in bundle.filters], n_channels=n_channels)
         self._limit_offset = not bundle.filters
         self._recent = RingBuffer(
-            capacity=max(round(RECENT_S * bundle.rate_hz), MAX_BATCH_SAMPLES * 2),
+            capacity=MAX_BATCH_SAMPLES + bundle.window_samples,
             n_channels=n_channels,
         )
         self._scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
@@ -82,7 +80,7 @@ class Detector:
         self._engine = engine
         self._handle = engine.open(n_channels)
         self._smoother = Smoother(
-            smoothing_samples=round(settings.smoothing_s * bundle.rate_hz),
+            smoothing_samples=round(settings.rule.smoothing_s * bundle.rate_hz),
             hop_samples=engine.hop_samples,
             channel_share=settings.channel_share,
         )
@@ -124,13 +122,8 @@ class Detector:
         self._next_index = chunk.indices.stop
         out: list[Prediction | AlertEvent] = []
         for start in range(0, len(chunk.samples), self._max_batch):
-            out += self._classify(chunk.samples[start : start + self._max_batch], chunk.origin_s)
+            out += self._classify(chunk, chunk.samples[start : start + self._max_batch])
         return out
-
-    def recent(self, wanted: range | None = None) -> tuple[range, NDArray[np.float32]]:
-        """Return the recent past at the bundle's rate: absolute indices and µV."""
-        wanted = self._recent.held if wanted is None else wanted
-        return wanted, self._recent.read(wanted)
 
     def close(self) -> None:
         """Give the engine's place back."""
@@ -142,25 +135,27 @@ class Detector:
         self._recent.restart(self._resampler.next_index)
         self._grid.restart(self._resampler.next_index)
         self._engine.reset(self._handle)
+        self._alarm.interrupt()
 
     def _classify(
-        self, samples: NDArray[np.float32], origin_s: float
+        self, chunk: Chunk, samples: NDArray[np.float32]
     ) -> list[Prediction | AlertEvent]:
-        finite = np.where(np.isfinite(samples), samples, np.float32(np.nan))
-        resampled = self._resampler.feed(finite)
+        known = np.where(np.abs(samples) < MAX_UV, samples, np.float32(np.nan))
+        resampled = self._resampler.feed(known)
         self._recent.append(resampled)
         scaled = self._scaler.scale(self._filters.feed(resampled))
         windows = self._engine.feed({self._handle: scaled})[self._handle]
         out: list[Prediction | AlertEvent] = []
         for probabilities, window in zip(windows, self._grid.take(len(windows)), strict=True):
-            out += self._decide(probabilities, window, origin_s)
+            out += self._decide(chunk, probabilities, window)
         return out
 
     def _decide(
-        self, probabilities: NDArray[np.float32], window: range, origin_s: float
+        self, chunk: Chunk, probabilities: NDArray[np.float32], window: range
     ) -> list[Prediction | AlertEvent]:
         end_index = window.stop - 1
-        at_s = origin_s + end_index / self._rate_hz
+        since_start_s = end_index / self._rate_hz
+        at_s = chunk.origin_s + since_start_s
         reasons = judge(self._recent.read(window), limit_offset=self._limit_offset)
         usable = np.array([reason == USABLE for reason in reasons])
         probabilities = np.where(usable[:, None], probabilities, np.float32(np.nan))
@@ -173,7 +168,7 @@ class Detector:
             for label, value in zip(self.spec.labels, smoothed, strict=True)
             if value >= self._raise_threshold
         )
-        events = self._alarm.add(at_s, p, above)
+        events = self._alarm.add(at_s, p, above, nominal_s=chunk.anchor_s + since_start_s)
         prediction = Prediction(
             end_index=end_index,
             at_s=at_s,

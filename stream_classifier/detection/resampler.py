@@ -95,6 +95,9 @@ class Resampler:
         # inputs base - reach .. base + reach + 1.
         last = math.ceil((end - self._reach - 1) / self._step) - 1
         n_out = max(0, last + 1 - self.next_index)
+        if not n_out:
+            self._held = held
+            return np.empty((0, samples.shape[1]), dtype=np.float32)
         positions = [self._position(self.next_index + i) for i in range(n_out)]
         base = np.array([p[0] for p in positions], dtype=np.intp) - self._held_index
         kernels = self._kernels[[p[1] for p in positions]]  # (n_out, n_taps)

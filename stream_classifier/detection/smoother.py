@@ -20,8 +20,8 @@ class Smoother:
         smoothing_samples: Time averaged, in samples at the bundle's rate; 0 takes each window
             as it comes.
         hop_samples: Samples from one window to the next.
-        channel_share: Share of the channels with something to say that must reach a value
-            for the stream to have it; at least one channel.
+        channel_share: Share of all channels that must reach a value for the stream to have
+            it: at least one, and all that are known where those are fewer.
     """
 
     def __init__(self, *, smoothing_samples: int, hop_samples: int, channel_share: float) -> None:
@@ -55,4 +55,5 @@ class Smoother:
         known = np.sort(smoothed[np.isfinite(smoothed)])[::-1]
         if not known.size:
             return None
-        return float(known[max(1, math.ceil(self._channel_share * known.size)) - 1])
+        n_needed = max(1, math.ceil(self._channel_share * smoothed.size))
+        return float(known[min(n_needed, known.size) - 1])

@@ -111,7 +111,9 @@ class TorchEngine:
         ]
         return np.concatenate(batches)
 
+    # TF32 would keep 10 bits of each factor; without it a GPU rounds as a CPU does.
     @torch.inference_mode()
+    @torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     def _forward(self, windows: F32) -> F32:
         w, stride = self._weights, self._net.stride_samples
         z = torch.from_numpy(windows).to(self._device)  # (B, T)

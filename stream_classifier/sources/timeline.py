@@ -58,6 +58,9 @@ JITTER_MARGIN = 2.0
 STAMP_MAX_S = 1e10
 """A later stamp (year 2286) is none."""
 
+ORIGIN_EVERY_S = 0.125
+"""How often the time of index 0 follows the line: at fixed samples, wherever calls are cut."""
+
 GAP_MAX_S = 3600.0
 """A longer step on a living connection is no loss: somebody set the device's clock."""
 
@@ -79,7 +82,7 @@ class Timeline:
     * Where each chunk has one stamp and the rest is deduced at a wrong nominal rate, the rate's
       error times the chunk must stay below 0.75 samples.
 
-    However the stream is cut into calls, samples, indices and counters are the same. Pure: no
+    However the stream is cut into calls, samples, indices, times and counters are the same. Pure: no
     clock, no I/O. Not thread-safe.
 
     Args:
@@ -116,6 +119,10 @@ class Timeline:
         self._next_index = 0
         self._anchor_s = 0.0  # stamp of the newest sample, or where it belongs if that was late
         self._last_stamp = 0.0
+        self._first_stamp = 0.0  # of index 0
+        self._origin_s = 0.0  # stamp of index 0 by the line, as of the latest update
+        self._origin_due = 0  # index of the next update
+        self._origin_every = max(1, round(ORIGIN_EVERY_S * rate_hz))
         self._correction_s = 0.0
         self._in_session = False  # a usable stamp of this session was taken in
         self._placed_any = False  # ... and placed
@@ -177,13 +184,13 @@ class Timeline:
             nonlocal start
             if position > start:
                 placed = samples[start:position]
-                last = self._next_index - 1
                 chunks.append(
                     Chunk(
                         samples=placed,
                         first_index=self._next_index - len(placed),
-                        origin_s=self._line.at_s + correction_s - last / self.rate_hz,
+                        origin_s=self._origin_s + correction_s,
                         received_s=received_s,
+                        anchor_s=self._first_stamp,
                     )
                 )
             start = position
@@ -193,6 +200,7 @@ class Timeline:
             if not self._placed_any:
                 cut()
                 self._begin(stamp, correction_s)
+                self._update_origin()
                 position += 1
             elif not self._is_step(stamp):
                 self._accept(stamp)
@@ -201,15 +209,24 @@ class Timeline:
                 verdict = self._judge(pending, position)
                 if verdict is None:
                     break
-                if verdict.n_missing:
+                if verdict.n_missing or verdict.line_moved:
                     cut()
                 self._follow(verdict, pending[position : position + verdict.n_late])
                 position += verdict.n_late
+                if verdict.line_moved:
+                    self._update_origin()
+            if self._next_index >= self._origin_due:
+                cut()
+                self._update_origin()
         cut()
         self._correction_s = correction_s
         self._held_stamps = pending[position:]
         self._held_samples = samples[position:] if self._held_stamps else None
         return chunks
+
+    def _update_origin(self) -> None:
+        self._origin_s = self._line.at_s - (self._next_index - 1) / self.rate_hz
+        self._origin_due = (self._next_index // self._origin_every + 1) * self._origin_every
 
     def _take_in(
         self, samples: NDArray[np.float32], stamps: NDArray[np.float64]
@@ -238,6 +255,8 @@ class Timeline:
         if self.n_samples:
             away_s = stamp + correction_s - (self._line.at_s + self._correction_s)
             self._skip(max(1, round(away_s / self._line.period_s) - 1))
+        else:
+            self._first_stamp = stamp
         self._placed_any = True
         self._start_anew(stamp)
         self._count(1)

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import minimize_scalar
 
 from stream_classifier.bundle import AlarmSpec
-from stream_classifier.detection.alarm import Alarm, AlarmRule
+from stream_classifier.detection.alarm import Alarm
 from stream_classifier.detection.smoother import Smoother
 from stream_classifier.signals import EventType
 from stream_classifier.training.network import class_log_probabilities
@@ -143,16 +143,10 @@ def try_alarm(
         hop_s: Seconds from one window to the next.
         rate_hz: Rate of the samples.
     """
-    rule = AlarmRule(
-        raise_threshold=alarm.raise_threshold,
-        clear_threshold=alarm.clear_threshold,
-        persistence_s=alarm.persistence_s,
-        refractory_s=alarm.refractory_s,
-    )
     false_alarms, missed, background_s = 0, 0, 0.0
     latencies_s: list[float] = []
     for key, values in smoothed.items():
-        stage = Alarm(rule=rule, hop_s=hop_s, identity=key, rate_hz=rate_hz)
+        stage = Alarm(rule=alarm, hop_s=hop_s, identity=key, rate_hz=rate_hz)
         raised_s = [
             event.at_s
             for at_s, p in values

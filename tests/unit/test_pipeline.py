@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from stream_classifier import pipeline as pipeline_module
-from stream_classifier.bundle import load_bundle
-from stream_classifier.detection.alarm import AlarmRule
+from stream_classifier.bundle import AlarmSpec, load_bundle
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines.reference import ReferenceEngine
 from stream_classifier.errors import StreamChangedError, StreamNotFoundError
@@ -19,7 +18,9 @@ from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
 BUNDLE = load_bundle("bonn")
 EEG = np.ascontiguousarray(BUNDLE.selftest_windows.ravel(), dtype=np.float32)[:, None]
 SPEC = StreamSpec(name="bed 3", source_id="amp-1", rate_hz=178.0, labels=("C3",))
-RULE = AlarmRule(raise_threshold=0.3, clear_threshold=0.2, persistence_s=0, refractory_s=0.1)
+RULE = AlarmSpec(
+    raise_threshold=0.3, clear_threshold=0.2, smoothing_s=0.2, persistence_s=0, refractory_s=0.1
+)
 
 
 class Clock:
@@ -88,7 +89,7 @@ def chunks(n_samples=2000, *, size=89, received_s=100.0):
 
 def make_detector(spec):
     engine = ReferenceEngine(BUNDLE, hop_samples=8)
-    settings = DetectorSettings(rule=RULE, smoothing_s=0.2)
+    settings = DetectorSettings(rule=RULE)
     return Detector(bundle=BUNDLE, spec=spec, engine=engine, settings=settings)
 
 

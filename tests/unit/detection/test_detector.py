@@ -5,19 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_classifier.bundle import load_bundle
-from stream_classifier.detection.alarm import AlarmRule
+from stream_classifier.bundle import AlarmSpec, load_bundle
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines.reference import ReferenceEngine
 from stream_classifier.errors import ShapeError, SignalError
 from stream_classifier.signals import AlertEvent, Chunk, EventType, Prediction, StreamSpec
+from stream_classifier.sources.timeline import Timeline
 
 BUNDLE = load_bundle("bonn")
 EEG = np.ascontiguousarray(BUNDLE.selftest_windows.ravel(), dtype=np.float32)
 # Low thresholds, so that a few seconds of signal live through whole alerts.
 SETTINGS = DetectorSettings(
-    rule=AlarmRule(raise_threshold=0.3, clear_threshold=0.2, persistence_s=0.0, refractory_s=0.1),
-    smoothing_s=0.2,
+    rule=AlarmSpec(
+        raise_threshold=0.3,
+        clear_threshold=0.2,
+        smoothing_s=0.2,
+        persistence_s=0.0,
+        refractory_s=0.1,
+    ),
     channel_share=0.5,
 )
 
@@ -80,6 +85,27 @@ def test_cutting_the_stream_changes_no_bit(cuts, rate_hz, n_channels, first):
     cut = feed(detector(n_channels=n_channels, rate_hz=rate_hz), samples, first=first, cuts=cuts)
     assert whole
     assert plain(whole) == plain(cut)
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=40), st.sampled_from([177.3, 178.0, 178.5]))
+@settings(max_examples=25)
+def test_cutting_a_device_s_stream_changes_neither_times_nor_ids(cuts, true_hz):
+    samples = np.tile(channels(1), (2, 1))
+    jitter_s = np.random.default_rng(5).normal(0, 1e-4, len(samples))
+    stamps = 5000.0 + np.arange(len(samples)) / true_hz + jitter_s
+    stamps[900:] += 0.5  # 89 samples are missing
+
+    def play(cuts):
+        timeline, d, out = Timeline(178.0), detector(), []
+        where = sorted(c % len(samples) for c in cuts)
+        for part, times in zip(np.split(samples, where), np.split(stamps, where), strict=True):
+            for chunk in timeline.place(part, times):
+                out += d.feed(chunk)
+        return out
+
+    whole = play([])
+    assert any(isinstance(item, AlertEvent) for item in whole)
+    assert plain(whole) == plain(play(cuts))
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=10))

@@ -43,9 +43,14 @@ def test_the_stream_has_what_enough_channels_reach(share, expected):
     assert p == pytest.approx(expected)
 
 
-def test_a_channel_that_says_nothing_has_no_vote():
+def test_silent_channels_do_not_make_it_easier_for_the_others():
     p = smoother(channel_share=0.5).agree(np.float32([np.nan, 0.9, np.nan, 0.3]))
-    assert p == pytest.approx(0.9)
+    assert p == pytest.approx(0.3)  # two of four
+
+
+def test_where_fewer_are_known_than_must_agree_all_of_them_must():
+    p = smoother(channel_share=0.5).agree(np.float32([np.nan] * 6 + [0.9, 0.8]))
+    assert p == pytest.approx(0.8)
 
 
 def test_nothing_known_is_none_and_not_zero():

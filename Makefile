@@ -22,7 +22,7 @@ help:
 	@echo "make clean     remove the virtual environment and caches"
 
 demo: $(VENV)/.demo
-	$(BIN)/stream-classifier demo $(ARGS)
+	@$(BIN)/stream-classifier demo $(ARGS)
 
 test: $(VENV)/.test-$(TORCH) mosquitto
 	$(BIN)/python -m pytest $(ARGS)
@@ -49,15 +49,18 @@ $(BIN)/python:
 	  { echo "python's venv module is missing. Try: sudo apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[demo]'
+	@echo "installing into $(VENV) ..." >&2
+	@$(PIP) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.test-$(TORCH): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[$(TEST_EXTRAS)]'
+	@echo "installing into $(VENV) ..." >&2
+	@$(PIP) -e '.[$(TEST_EXTRAS)]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev,$(TEST_EXTRAS)]'
+	@echo "installing into $(VENV) ..." >&2
+	@$(PIP) -e '.[dev,$(TEST_EXTRAS)]'
 	@touch $@
 
 # The tests talk to a real mosquitto where there is one, and are skipped with a reason elsewhere.

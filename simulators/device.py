@@ -59,6 +59,8 @@ class Device:
         speed: Seconds of signal a second. At other speeds than 1 stamps are those of the
             signal: see :class:`~simulators.pacer.Pacer`.
         stop: Ends everything within a chunk; may be set by a signal handler.
+        on_marker: Called with each marker right after it was sent: its time in seconds from
+            the first sample, and its text. Has to return at once.
         clock: Says the time; the one of LSL.
 
     Raises:
@@ -75,6 +77,7 @@ class Device:
         chunk_samples: int = 4,
         speed: float = 1.0,
         stop: threading.Event | None = None,
+        on_marker: Callable[[float, str], None] = lambda _at_s, _marker: None,
         clock: Callable[[], float] = pylsl.local_clock,
     ) -> None:
         if chunk_samples < 1 or not labels:
@@ -88,6 +91,7 @@ class Device:
         self.chunk_samples = chunk_samples
         self.stop = stop or threading.Event()
         self.pacer = Pacer(rate_hz=RATE_HZ, speed=speed, clock=clock, sleep=self.stop.wait)
+        self._on_marker = on_marker
         self._eeg: pylsl.StreamOutlet | None = None
         self._markers: pylsl.StreamOutlet | None = None
 
@@ -139,6 +143,7 @@ class Device:
             eeg.push_chunk(piece.samples, [self.pacer.stamp_of(index) for index in indices])
         for index, label in piece.events:
             markers.push_sample([label], self.pacer.stamp_of(index))
+            self._on_marker(index / RATE_HZ, label)
 
     def _outlets(self) -> tuple[pylsl.StreamOutlet, pylsl.StreamOutlet]:
         if self._eeg is None or self._markers is None:

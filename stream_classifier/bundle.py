@@ -317,9 +317,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     )
     mean_uv, std_uv = weights.pop("scaler.mean_uv")[0], weights.pop("scaler.std_uv")[0]
     if std_uv <= 0:
-        raise BundleInvalidError(
-            path=str(path), expected="a scaler deviation above 0", found=f"{std_uv:g}"
-        )
+        raise _invalid(path=str(path), expected="a scaler deviation above 0", found=f"{std_uv:g}")
     selftest = _parse_tensors(
         path,
         "selftest.safetensors",
@@ -330,13 +328,13 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         },
     )
     if len(selftest["windows"]) != len(selftest["probabilities"]) or not len(selftest["windows"]):
-        raise BundleInvalidError(
+        raise _invalid(
             path=str(path), expected="one row of probabilities for each self-test window",
             found=f"{len(selftest['windows'])} windows, {len(selftest['probabilities'])} rows",
         )  # fmt: skip
     sums = selftest["probabilities"].sum(axis=1)
     if selftest["probabilities"].min() < 0 or np.abs(sums - 1).max() > 1e-4:
-        raise BundleInvalidError(
+        raise _invalid(
             path=str(path), expected="self-test probabilities that sum to 1", found="others"
         )
     try:
@@ -483,14 +481,16 @@ def _read_files(path: Path) -> dict[str, bytes]:
     try:
         found = sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or str(error)
         raise BundleInvalidError(
             path=str(path),
             expected=f"a folder, or the name of a shipped bundle ({', '.join(shipped())})",
-            found=getattr(error, "strerror", None) or str(error),
+            found="neither" if isinstance(error, FileNotFoundError) else reason,
+            fix="stream-classifier model list",
         ) from error
     if found != sorted(MAX_BYTES):
         absent, extra = MAX_BYTES.keys() - set(found), set(found) - MAX_BYTES.keys()
-        raise BundleInvalidError(
+        raise _invalid(
             path=str(path),
             expected=f"exactly the files {', '.join(MAX_BYTES)}",
             found="; ".join(
@@ -506,17 +506,15 @@ def _read_file(path: Path, *, limit: int) -> bytes:
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):  # a link leads out of the folder, a pipe never ends
-            raise BundleInvalidError(
-                path=str(path), expected="a regular file", found=stat.filemode(mode)
-            )
+            raise _invalid(path=str(path), expected="a regular file", found=stat.filemode(mode))
         with path.open("rb") as file:
             raw = file.read(limit + 1)
     except OSError as error:
-        raise BundleInvalidError(
+        raise _invalid(
             path=str(path), expected="a readable file", found=error.strerror or str(error)
         ) from error
     if len(raw) > limit:
-        raise BundleInvalidError(path=str(path), expected=f"at most {limit:,} bytes", found="more")
+        raise _invalid(path=str(path), expected=f"at most {limit:,} bytes", found="more")
     return raw
 
 
@@ -527,17 +525,15 @@ def _parse_manifest(path: Path, raw: bytes) -> tuple[_Manifest, str]:
         content = json.loads(raw)
         canonical = isinstance(content, dict) and canonical_json(content, indent=1) == raw
     except (ValueError, RecursionError) as error:
-        raise BundleInvalidError(path=where, expected="JSON", found=str(error)[:200]) from error
+        raise _invalid(path=where, expected="JSON", found=str(error)[:200]) from error
     if not canonical:
-        raise BundleInvalidError(
+        raise _invalid(
             path=where, expected="a JSON object in canonical spelling", found="another spelling"
         )
     claimed = content.pop("digest", None)
     digest = hashlib.sha256(canonical_json(content, indent=1)).hexdigest()
     if claimed != digest:
-        raise BundleInvalidError(
-            path=where, expected=f"its digest {digest}", found=str(claimed)[:80]
-        )
+        raise _invalid(path=where, expected=f"its digest {digest}", found=str(claimed)[:80])
     try:
         # From JSON, not from Python objects: there a list is a tuple, even when strict.
         manifest = _Manifest.model_validate_json(canonical_json(content))
@@ -554,13 +550,13 @@ def _parse_manifest(path: Path, raw: bytes) -> tuple[_Manifest, str]:
         ("a hop of 1 sample to a window", 1 <= manifest.hop_samples <= manifest.window_samples),
     ):
         if not fits:
-            raise BundleInvalidError(path=where, expected=expected, found="another")
+            raise _invalid(path=where, expected=expected, found="another")
     return manifest, digest
 
 
 def _check_files(path: Path, manifest: _Manifest, contents: Mapping[str, bytes]) -> None:
     if manifest.files.keys() != contents.keys():
-        raise BundleInvalidError(
+        raise _invalid(
             path=str(path / MANIFEST),
             expected=f"digests of {', '.join(contents)}",
             found=f"of {', '.join(map(repr, sorted(manifest.files)))}"[:200],
@@ -568,14 +564,12 @@ def _check_files(path: Path, manifest: _Manifest, contents: Mapping[str, bytes])
     for file, raw in contents.items():
         entry = manifest.files[file]
         if len(raw) != entry.size:
-            raise BundleInvalidError(
+            raise _invalid(
                 path=str(path / file), expected=f"{entry.size:,} bytes", found=f"{len(raw):,}"
             )
         digest = hashlib.sha256(raw).hexdigest()
         if digest != entry.sha256:
-            raise BundleInvalidError(
-                path=str(path / file), expected=f"SHA-256 {entry.sha256}", found=digest
-            )
+            raise _invalid(path=str(path / file), expected=f"SHA-256 {entry.sha256}", found=digest)
 
 
 def _parse_tensors(
@@ -589,7 +583,7 @@ def _parse_tensors(
     where, raw = str(path / file), contents[file]
     # The format (safetensors 0.4): 8 bytes little-endian length of a JSON header, header, data.
     if not 8 < 8 + int.from_bytes(raw[:8], "little") <= min(len(raw), 8 + _MAX_HEADER_BYTES):
-        raise BundleInvalidError(
+        raise _invalid(
             path=where,
             expected=f"a safetensors header of at most {_MAX_HEADER_BYTES:,} bytes",
             found="another",
@@ -597,11 +591,9 @@ def _parse_tensors(
     try:
         tensors = parse_safetensors(raw)
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: an unknown dtype
-        raise BundleInvalidError(
-            path=where, expected="safetensors", found=str(error)[:200]
-        ) from error
+        raise _invalid(path=where, expected="safetensors", found=str(error)[:200]) from error
     if tensors.keys() != shapes.keys():
-        raise BundleInvalidError(
+        raise _invalid(
             path=where,
             expected=f"the arrays {', '.join(shapes)}",
             found=f"{', '.join(map(repr, sorted(tensors)))}"[:400],
@@ -613,13 +605,13 @@ def _parse_tensors(
             for wanted, actual in zip(shape, tensor.shape, strict=True)
         )
         if not fits or tensor.dtype != np.float32:
-            raise BundleInvalidError(
+            raise _invalid(
                 path=f"{where}, {name}",
                 expected=f"float32 {shape}",
                 found=f"{tensor.dtype} {tensor.shape}",
             )
         if not np.isfinite(tensor).all():
-            raise BundleInvalidError(
+            raise _invalid(
                 path=f"{where}, {name}", expected="finite numbers", found="NaN or infinity"
             )
         tensor.flags.writeable = False
@@ -634,6 +626,14 @@ def _format_tensors(tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
 def _unfit(path: Path, file: str, error: ValidationError) -> BundleInvalidError:
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"])) or "its content"
-    return BundleInvalidError(
+    return _invalid(
         path=f"{path / file}, {key}", expected="a valid setting", found=first["msg"][:200]
     )
+
+
+def _invalid(*, path: str, expected: str, found: str) -> BundleInvalidError:
+    """The error for a damaged bundle; who must act depends on whose bundle it is."""
+    facts = {"path": path, "expected": expected, "found": found}
+    if Path(path).is_relative_to(_MODELS):
+        return BundleInvalidError(**facts, fix="install the package again")
+    return BundleInvalidError(**facts)

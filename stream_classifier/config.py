@@ -90,7 +90,8 @@ class AlarmSettings(Section):
         None, description="seconds below the clear threshold before an alert is ended"
     )
     channel_share: _Share = Field(
-        0.25, description="share of all channels that must agree; at least one, and all that are usable if fewer"
+        0.25,
+        description="share of all channels that must agree: at least one, at most those usable",
     )
 
 
@@ -107,7 +108,9 @@ class MqttSettings(Section):
     cert_file: Path | None = Field(None, description="client certificate for mqtts")
     key_file: Path | None = Field(None, description="key of the client certificate")
     base_topic: str = Field("stream_classifier", pattern=r"^[A-Za-z0-9_\-]+(/[A-Za-z0-9_\-]+)*$")
-    client_id: str | None = Field(None, description="unset: made from the stream's name")
+    client_id: str | None = Field(
+        None, pattern=r"^[\x20-\x7e]{1,128}$", description="unset: made from the stream's name"
+    )
     keepalive_s: Annotated[int, Field(ge=2, le=3600)] = Field(5, description="seconds")
     stream: str | None = Field(None, description="name to publish under; unset: the LSL name")
 
@@ -200,6 +203,11 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
             f"configuration file. Try: mqtt.password_file, or {ENV_PREFIX}MQTT__PASSWORD"
         )
     given = _without_none(flags or {})
+    if "password" in given.get("mqtt", {}):
+        raise ConfigError(
+            "flag: a password is not taken from the command line, where others can read it. "
+            f"Try: --password-file, or {ENV_PREFIX}MQTT__PASSWORD"
+        )
     _refuse_unknown(given, where=lambda _key: "flag")
     try:
         from_environment = _environment()

@@ -221,7 +221,7 @@ def _round_trip() -> Finding:
 def _broker(mqtt: MqttSettings, *, is_chosen: bool) -> Finding:
     if mqtt.broker == "embedded":
         if importlib.util.find_spec("iotcore") is None:
-            fix = "pip install 'stream_classifier[demo]'"
+            fix = "pip install '.[demo]' in the project's folder"
             return Finding("broker", "fail", "the embedded broker is not installed", fix)
         return Finding("broker", "ok", "embedded, installed; for trying out only")
     from stream_classifier.sinks.broker import broker_settings  # noqa: PLC0415
@@ -263,7 +263,7 @@ def _model(name: str) -> Finding:
     deviation = selftest_deviation(bundle)
     said = f"{bundle.name} {bundle.version} {bundle.digest[:12]}, self-test off by {deviation:.1e}"
     if not deviation <= TOLERANCE:
-        return Finding("model", "fail", said, "stream-classifier model verify; install again")
+        return Finding("model", "fail", said, "install numpy and the package again")
     return Finding("model", "ok", said)
 
 
@@ -309,5 +309,5 @@ def _extras() -> Finding:
     said = f"installed: {', '.join(extra for extra, there in have.items() if there) or 'none'}"
     if not absent:
         return Finding("extras", "ok", said)
-    fix = f"only if you need them: pip install 'stream_classifier[{','.join(absent)}]'"
+    fix = f"only if you need them: pip install '.[{','.join(absent)}]' in the project's folder"
     return Finding("extras", "ok", f"{said}; absent: {', '.join(absent)}", fix)

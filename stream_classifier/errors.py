@@ -35,6 +35,20 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """Return a foreign text without what a terminal would obey.
+
+    Names and labels of streams, hosts and what brokers send may hold anything. What cannot be
+    printed (escape codes, line breaks, marks that turn the direction of writing, unpaired
+    surrogates) becomes U+FFFD.
+
+    Example:
+        >>> printable("C3" + chr(27) + "[2J")
+        'C3\ufffd[2J'
+    """
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class StreamClassifierError(Exception):
     """Base of every error this package raises on purpose."""
 
@@ -47,7 +61,7 @@ class MissingExtraError(StreamClassifierError, ImportError):
     def __init__(self, *, feature: str, extra: str, module: str) -> None:
         super().__init__(
             f"{feature} needs the module {module!r}, which is not installed. "
-            f"Try: pip install 'stream_classifier[{extra}]'"
+            f"Try: install the extra [{extra}]: pip install '.[{extra}]' in the project's folder"
         )
         self.extra = extra
         self.module = module
@@ -152,6 +166,9 @@ class AmbiguousStreamError(SourceError):
 class StreamDescriptionError(SourceError):
     """The stream does not say what is needed to read it safely (unit, labels, rate)."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))  # it quotes the stream's own labels
+
 
 class StreamLostError(SourceError):
     """The stream vanished while it was being read."""
@@ -166,7 +183,8 @@ class StreamChangedError(SourceError):
 
     def __init__(self, name: str, *, before: str, now: str) -> None:
         super().__init__(
-            f"LSL stream {name!r} came back different: it was {before}, it is {now}. "
+            f"LSL stream {name!r} came back different: "
+            f"it was {printable(before)}, it is {printable(now)}. "
             "Try: restart the classifier if that is intended"
         )
 
@@ -198,11 +216,10 @@ class BundleError(StreamClassifierError):
 class BundleInvalidError(BundleError):
     """A bundle is absent, damaged, or its parts do not belong together."""
 
-    def __init__(self, *, path: str, expected: str, found: str) -> None:
-        super().__init__(
-            f"model bundle {path}: expected {expected}, found {found}. "
-            "Try: stream-classifier model verify, or install the package again"
-        )
+    def __init__(
+        self, *, path: str, expected: str, found: str, fix: str = "make it or copy it again"
+    ) -> None:
+        super().__init__(f"model bundle {path}: expected {expected}, found {found}. Try: {fix}")
 
 
 class UnseenDataError(BundleError):

@@ -2,7 +2,7 @@
 
     reader thread                                asyncio
     -------------                                -------
-    source -> Chunk -> detector.feed --------->  decisions  -> outbox -> sink (MQTT)
+    source -> Chunk -> detector.feed --------->  decisions  -> sink: outbox -> MQTT
               (blocking)         once a chunk    signal watch -> alert state
 
 The reader thread owns the source and the detector; it never waits for the event loop, so the
@@ -16,13 +16,14 @@ import collections
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from stream_classifier.detection.detector import Detector
+from stream_classifier.errors import printable
 from stream_classifier.signals import AlertEvent, Prediction, Source, StreamSpec
 from stream_classifier.sinks.messages import (
     AlertMessage,
@@ -40,6 +41,10 @@ INBOX_LIMIT = 10_000
 
 NO_SIGNAL_AFTER_S = 1.5
 """No sample for this long is "no signal"."""
+
+STALE_AFTER_S = 2.0
+"""A window decided later than this after its last sample (and what the resampler needs behind it)
+says nothing of now: old data is never shown as a live signal."""
 
 WATCH_EVERY_S = 0.25
 """How often the age of the newest sample is looked at."""
@@ -83,7 +88,6 @@ class Counters:
 
     predictions: int = 0
     alerts: int = 0
-    shed: int = 0
     latency_s: collections.deque[float] = field(
         default_factory=lambda: collections.deque(maxlen=10_000)
     )
@@ -118,13 +122,8 @@ class Reader:
         self._clock = clock
         self._stop = stop
         self._inbox: collections.deque[Decision] = collections.deque()
-        self._shed = 0
-        self.last_sample_s: float | None = None  # source's clock; written by the thread alone
-
-    @property
-    def shed(self) -> int:
-        """Predictions dropped because the event loop was stalled."""
-        return self._shed
+        self.shed = 0  # predictions dropped because the event loop was stalled
+        self.last_sample_s = 0.0  # on the source's clock; at first, when it was attached
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -136,7 +135,7 @@ class Reader:
         try:
             self.detector = await self._opened
         except BaseException:
-            await self._leave()
+            await self.stop()
             raise
         return self
 
@@ -146,15 +145,22 @@ class Reader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._leave()
-
-    async def _leave(self) -> None:
-        self._stop.set()
-        await asyncio.to_thread(self._thread.join, JOIN_WITHIN_S)
+        await self.stop()
         if self._ended.done() and not self._ended.cancelled():
             self._ended.exception()  # looked at; whoever reads decisions has had it
+
+    async def stop(self) -> None:
+        """Make the thread let go of its source; what it has decided can still be read."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, JOIN_WITHIN_S)
         if self._thread.is_alive():
             LOG.warning("the source did not let go within %g s", JOIN_WITHIN_S)
+
+    def left(self) -> list[Decision]:
+        """Take what was decided and not read yet."""
+        left = list(self._inbox)
+        self._inbox.clear()
+        return left
 
     async def decisions(self) -> AsyncIterator[Decision]:
         """Yield decisions until the source ends.
@@ -164,7 +170,8 @@ class Reader:
         """
         while True:
             while self._inbox:
-                yield self._inbox.popleft()
+                yield self._inbox[0]
+                self._inbox.popleft()  # only now: who is cancelled half-way finds it again
             if self._ended.done():
                 self._ended.result()
                 return
@@ -175,6 +182,7 @@ class Reader:
     def _run(self) -> None:
         try:
             detector = self._make_detector(self._source.open())
+            self.last_sample_s = self._clock()
             self._tell(self._opened, detector)
             for chunk in self._source:
                 if self._stop.is_set():
@@ -196,7 +204,7 @@ class Reader:
     def _hand_over(self, decision: Decision) -> None:
         if len(self._inbox) >= INBOX_LIMIT:
             events = tuple(item for item in decision.items if isinstance(item, AlertEvent))
-            self._shed += len(decision.items) - len(events)
+            self.shed += len(decision.items) - len(events)
             if not events:
                 return
             decision = Decision(items=events, decided_s=decision.decided_s)
@@ -247,49 +255,68 @@ class Pipeline:
         self._prediction: Prediction | None = None
         self._decided: datetime | None = None
         self._event: AlertEvent | None = None
+        self._is_stale = False
 
-    async def run(self, on_decision: Callable[[Decision], Awaitable[None]] | None = None) -> None:
-        """Work until the source ends (or for ever).
+    async def run(self) -> None:
+        """Work until the source ends, or for ever.
 
-        Args:
-            on_decision: Called for each decision after it was handed on, for views.
+        However it ends, every event that was decided is handed on first.
 
         Raises:
             StreamClassifierError: Whatever ended the source, the detector or the outbox.
         """
+        self._publish_state()
+        work = asyncio.create_task(self._work(), name="decisions")
         watch = asyncio.create_task(self._watch_signal(), name="signal watch")
         try:
-            self._publish_state()
-            async for decision in self._reader.decisions():
-                await self._take(decision)
-                if on_decision is not None:
-                    await on_decision(decision)
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (work, watch):
+                if task.done():
+                    task.result()
         finally:
+            work.cancel()
             watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            await asyncio.gather(work, watch, return_exceptions=True)
+            await self._reader.stop()
+            for decision in self._reader.left():
+                await self._take(decision)
+
+    async def _work(self) -> None:
+        async for decision in self._reader.decisions():
+            await self._take(decision)
 
     async def _take(self, decision: Decision) -> None:
         decided = self._builder.clock.utc(decision.decided_s)
         for item in decision.items:
             if isinstance(item, Prediction):
-                self._prediction, self._decided = item, decided
-                self.signal = _signal_of(item, self.signal)
-                self.counters.predictions += 1
-                self.counters.latency_s.append(decision.decided_s - item.at_s)
-                self._sink.prediction(
-                    self._builder.prediction(item, signal=self.signal, decided=decided)
-                )
+                self._take_prediction(item, decision.decided_s, decided)
             else:
                 await self._take_event(item, decided)
         self._publish_state()
-        self.counters.shed = self._reader.shed
+
+    def _take_prediction(self, item: Prediction, decided_s: float, decided: datetime) -> None:
+        latency_s = decided_s - item.at_s
+        stale_s = STALE_AFTER_S + self._reader.detector.delay_s
+        self._is_stale = latency_s > stale_s
+        self._prediction = None if self._is_stale else item
+        self._decided = decided
+        self.signal = "none" if self._is_stale else _signal_of(item, self.signal)
+        self.counters.predictions += 1
+        self.counters.latency_s.append(latency_s)
+        self._sink.prediction(self._builder.prediction(item, signal=self.signal, decided=decided))
 
     async def _take_event(self, event: AlertEvent, decided: datetime) -> None:
         self._event = event
         self.counters.alerts += event.seq == 0
         state = self._prediction.state if self._prediction else None
-        LOG.info("%s: p %.2f, %s", event.type.value, event.p, event.alert_id)
+        LOG.info(
+            "alert %s %s: %s, p %.2f, %s",
+            event.alert_id[:8],
+            event.type.value,
+            "on" if event.on else "off",
+            event.p,
+            ", ".join(map(printable, event.channels)),
+        )
         await self._sink.event(
             self._builder.event(event, state=state, signal=self.signal, decided=decided)
         )
@@ -298,14 +325,13 @@ class Pipeline:
         """Notice that samples stopped: LSL says nothing when they do."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            newest = self._reader.last_sample_s
-            silent = newest is not None and self._clock() - newest > NO_SIGNAL_AFTER_S
+            silent = self._clock() - self._reader.last_sample_s > NO_SIGNAL_AFTER_S
             if silent and self.signal != "none":
                 LOG.warning("no signal: no sample for %g s", NO_SIGNAL_AFTER_S)
                 self.signal = "none"
                 self._prediction = None
                 self._publish_state()
-            elif not silent and self.signal == "none":
+            elif not silent and not self._is_stale and self.signal == "none":
                 LOG.info("samples are back")
                 self.signal = "starting"
                 self._publish_state()

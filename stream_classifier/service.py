@@ -37,18 +37,16 @@ class Attached:
     """What a running pipeline has attached to.
 
     Attributes:
-        spec: The stream, under the name it is published by.
+        spec: The stream, as it announces itself.
         broker: Where results go.
         topics: Its topics.
         bundle: What decides.
-        delay_s: Signal time that must follow a sample before it can be classified.
     """
 
     spec: StreamSpec
     broker: BrokerSettings
     topics: Topics
     bundle: Bundle
-    delay_s: float
 
 
 async def serve(
@@ -126,18 +124,24 @@ async def serve(
         )
         on_attached(
             Attached(
-                spec=spec,
+                spec=reader.detector.spec,
                 broker=broker,
                 topics=topics,
                 bundle=bundle,
-                delay_s=reader.detector.delay_s,
             )
         )
         pipeline = Pipeline(reader=reader, builder=builder, sink=sink, clock=lsl_clock)
         stack.callback(lambda: on_ended(_summary(pipeline, reader, source)))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await pipeline.run()
+        await _run(pipeline, seconds)
+
+
+async def _run(pipeline: Pipeline, seconds: float | None) -> None:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await pipeline.run()
+    except TimeoutError:
+        if not limit.expired():
+            raise
 
 
 def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
@@ -146,7 +150,6 @@ def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
     Raises:
         ConfigError: If the thresholds that result make no sense together.
     """
-
     overrides = alarm.model_dump(exclude={"channel_share"}, exclude_none=True)
     try:
         rule = replace(bundle.alarm, **overrides)

@@ -90,4 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        print(
+            f"stream-classifier: unexpected {type(error).__name__}: {error}. This is a defect of "
+            "the program. Try: the same command with --debug behind stream-classifier, and report "
+            "what it prints",
+            file=sys.stderr,
+        )
+        return 1
     return 0

@@ -24,7 +24,9 @@ def show(config: ConfigOption = None) -> None:
     from stream_classifier import config as settings  # noqa: PLC0415
 
     file = settings.find_config(config)
-    Console(stderr=True).print(f"configuration file: {file or 'none found'}", highlight=False)
+    Console(stderr=True).print(
+        f"configuration file: {file or 'none found'}", highlight=False, markup=False, soft_wrap=True
+    )
     print(json.dumps(settings.shown(settings.load(config)), indent=2))
 
 
@@ -44,4 +46,4 @@ def init(
         raise ConfigError(f"{path} exists already. Try: another path, or edit it") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    Console(stderr=True).print(f"wrote {path}", highlight=False)
+    Console(stderr=True).print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``stream-classifier dataset check | fetch | path``: the data set on this machine."""
+"""``stream-classifier dataset check | fetch | path | recordings``: the data set on this machine."""
 
 from __future__ import annotations
 
@@ -86,6 +86,25 @@ def check(data: DataOption = None, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def recordings(
+    data: DataOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """List the recordings that the rows were cut from: key, label and class, one a line."""
+    from stream_classifier import datasets  # noqa: PLC0415
+
+    rows = datasets.load_rows(data)
+    found = [(key, rows.label_of(key), rows.class_of(key)) for key in rows.keys]
+    if as_json:
+        print(
+            json.dumps([dict(zip(("key", "label", "class"), line, strict=True)) for line in found])
+        )
+        return
+    for line in found:
+        print(*line, sep="\t")
+
+
+@app.command()
 def fetch(
     part: Annotated[Part, typer.Argument(help="What to fetch.")] = Part.ROWS,
     data: Annotated[
@@ -109,8 +128,9 @@ def fetch(
 ) -> None:
     """Download the data set; a broken download is resumed by the same command.
 
-    The UCI repository, which first published the table, has withdrawn it. Public copies are
-    tried in turn, and only the published content is accepted, whoever serves it.
+    The UCI repository, which first published the table, has withdrawn it.
+
+    Public copies are tried in turn; only the published content is accepted, whoever serves it.
     """
     from stream_classifier import config as settings  # noqa: PLC0415
     from stream_classifier import dataset_sources, datasets  # noqa: PLC0415

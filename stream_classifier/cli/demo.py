@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,14 +24,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
-from stream_classifier.errors import DatasetNotFoundError, StreamClassifierError
+from stream_classifier.cli.event_loop import run_until_stopped
+from stream_classifier.errors import DatasetNotFoundError, StreamClassifierError, printable
 
 if TYPE_CHECKING:
     from stream_classifier.demo import Tally
     from stream_classifier.sinks.broker import BrokerSettings
 
 _Child = subprocess.Popen[str]
+
+ENV_PREFIX = "STREAM_CLASSIFIER_"
+DATA = "STREAM_CLASSIFIER_DATA"
 
 STREAM = "demo"
 REFRACTORY_S = 10
@@ -63,14 +69,12 @@ def demo(
 
     debug = bool(ctx.obj and ctx.obj["debug"])
     quiet_liblsl(debug)
-    from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
 
     played = "synthetic" if synthetic or not _has_data(data) else "epileptic_seizure_recognition"
     show = _Show(live=sys.stderr.isatty() and not debug)
-    with asyncio.Runner(loop_factory=event_loop_factory) as runner:
-        result = runner.run(
-            _demo(show, played=played, data=data, seconds=seconds, broker=broker, debug=debug)
-        )
+    result = run_until_stopped(
+        _demo(show, played=played, data=data, seconds=seconds, broker=broker, debug=debug)
+    )
     show.verdict(result)
     if json_:
         print(json.dumps(result))
@@ -95,6 +99,8 @@ async def _demo(
     source_id = f"stream-classifier-demo-{os.getpid()}"
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        no_settings = folder / "empty.toml"  # the user's own are for their own streams
+        no_settings.touch()
         settings = await stack.enter_async_context(_broker(broker))
         subscriber = await stack.enter_async_context(_subscribed(settings, tally))
         device = await stack.enter_async_context(
@@ -108,12 +114,14 @@ async def _demo(
         pipeline = await stack.enter_async_context(
             _process(
                 *("run", "--json", "--source-id", source_id, "--wait", "30"),
+                *("--config", str(no_settings)),
                 *("--broker", str(settings), "--stream", STREAM),
                 *("--set", f"outbox.path={folder / 'outbox.sqlite'}"),
                 *("--set", f"alarm.refractory_s={REFRACTORY_S}"),
                 log=None if debug else folder / "pipeline.log",
             )
         )
+        await _playing(device, folder, debug=debug)
         started_s = time.monotonic()
         truth = await stack.enter_async_context(_truth(source_id, tally))
         with show.on(tally, settings, played=played):
@@ -121,11 +129,12 @@ async def _demo(
                 show.refresh(elapsed_s=time.monotonic() - started_s, seconds=seconds)
                 _must_live(device, "device", folder)
                 _must_live(pipeline, "pipeline", folder)
-                if subscriber.done():
-                    subscriber.result()
+                for task in (subscriber, truth.task):
+                    if task.done():
+                        task.result()
                 await asyncio.sleep(0.1)
         ended_s = time.time()
-        truth.set()
+        truth.stop.set()
         summary = await _stop(pipeline)
         await _stop(device)
     return tally.result(data=played, n_windows=summary.get("windows", 0), ended_s=ended_s)
@@ -136,12 +145,28 @@ async def _broker(url: str) -> AsyncIterator[BrokerSettings]:
     from stream_classifier.sinks.broker import parse_broker_url  # noqa: PLC0415
 
     if url != "embedded":
-        yield parse_broker_url(url)
+        broker = parse_broker_url(url)
+        yield broker
+        await _forget(broker)
         return
     from stream_classifier.sinks.embedded_broker import EmbeddedBroker  # noqa: PLC0415 - extra
 
     async with EmbeddedBroker() as embedded:
         yield parse_broker_url(embedded.url)
+
+
+async def _forget(broker: BrokerSettings) -> None:
+    """Take back what the demo left retained on somebody's broker."""
+    from stream_classifier.errors import SinkError  # noqa: PLC0415
+    from stream_classifier.sinks.connection import Connector, passing_client_id  # noqa: PLC0415
+    from stream_classifier.sinks.topics import Topics  # noqa: PLC0415
+
+    topics = Topics(stream=STREAM, base=broker.base_topic)
+    with contextlib.suppress(SinkError):  # away: then nobody sees it either
+        connector = Connector(broker, client_id=passing_client_id("demo"))
+        async with connector.connect() as connection:
+            for topic in (topics.status, topics.alert, topics.info):
+                await connection.publish(topic, b"", qos=1, retain=True)
 
 
 @contextlib.asynccontextmanager
@@ -175,11 +200,17 @@ async def _subscribe(
             case "status":
                 tally.status = message.text
             case "alert":
-                tally.signal = message.fields["signal"]
+                tally.signal = str(message.fields.get("signal"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    task: asyncio.Task[None]
+    stop: threading.Event
 
 
 @contextlib.asynccontextmanager
-async def _truth(source_id: str, tally: Tally) -> AsyncIterator[threading.Event]:
+async def _truth(source_id: str, tally: Tally) -> AsyncIterator[_Truth]:
     """Read the device's markers on a thread; they come with LSL time."""
     from stream_classifier.sources.lsl import lsl_clock  # noqa: PLC0415
     from stream_classifier.sources.markers import read_markers  # noqa: PLC0415
@@ -198,10 +229,18 @@ async def _truth(source_id: str, tally: Tally) -> AsyncIterator[threading.Event]
         name="truth",
     )
     try:
-        yield stop
+        yield _Truth(reading, stop)
     finally:
         stop.set()
-        await reading
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _playing(device: _Child, folder: Path, *, debug: bool) -> None:
+    """Wait until the device says that it streams; then the demo's time begins."""
+    log = folder / "device.log"
+    while not debug and "streaming" not in log.read_text(errors="replace"):
+        _must_live(device, "device", folder)
+        await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
@@ -220,6 +259,7 @@ async def _process(*arguments: str, log: Path | None) -> AsyncIterator[_Child]:
             stdout=subprocess.PIPE,
             stderr=stack.enter_context(log.open("wb")) if log else None,
             text=True,
+            env={k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX) or k == DATA},
         )
     try:
         yield child
@@ -292,7 +332,8 @@ class _Show:
         alert = tally.state == "alert"
         grid = Table.grid(padding=(0, 2))
         grid.add_row("device plays", "[bold]SEIZURE[/]" if seizing else "background")
-        grid.add_row("signal", f"{tally.signal}   (pipeline {tally.status})")
+        signal = "starting" if tally.status == "offline" else printable(tally.signal)
+        grid.add_row("signal", Text(signal))
         grid.add_row("p(seizure)", f"{_number(tally.p)}  {self._sparkline()}")
         grid.add_row("alert", "[bold white on red] !!! SEIZURE ALERT [/]" if alert else "none")
         latest = tally.latencies_ms[-200:]
@@ -308,8 +349,10 @@ class _Show:
         )
 
     def _sparkline(self) -> str:
+        width = max(10, min(SPARKLINE_SAMPLES, self._console.width - 40))
+        recent = [*[None] * width, *self._recent][-width:]
         return "".join(
-            "·" if p is None else BARS[min(int(p * len(BARS)), len(BARS) - 1)] for p in self._recent
+            "·" if p is None else BARS[min(int(p * len(BARS)), len(BARS) - 1)] for p in recent
         )
 
     def verdict(self, result: dict[str, Any]) -> None:
@@ -318,10 +361,12 @@ class _Show:
         transport = result["sample_to_subscriber_ms"]
         self._console.print(
             f"{result['seizures_detected']} of {result['seizures_true']} seizures detected "
-            f"(latency {latencies}), {result['false_alarms']} false alarms, "
-            f"{result['windows']} windows; sample to subscriber {transport['p50']} ms median, "
-            f"{transport['p99']} ms p99 (n = {transport['n']})",
-            markup=False,
+            f"(latency {latencies}), {result['false_alarms']} false alarms in "
+            f"{result['windows']} windows"
+        )
+        self._console.print(
+            f"sample to subscriber: {transport['p50']} ms median, {transport['p99']} ms p99 "
+            f"(n = {transport['n']})"
         )
 
 
@@ -330,7 +375,7 @@ def _line(alert: dict[str, Any]) -> str:
     sign = "!!!" if alert["on"] else "   "
     return (
         f"{at:%H:%M:%S} {sign} {alert['event_type']:8} p {alert['p']:.2f}  "
-        f"{', '.join(alert['channels'])}  {alert['alert_id'][:8]}"
+        f"{printable(', '.join(alert['channels']))}  {alert['alert_id'][:8]}"
     )
 
 

@@ -30,7 +30,7 @@ def doctor(
     """
     from stream_classifier.config import MqttSettings, Settings, load  # noqa: PLC0415
     from stream_classifier.doctor import Finding, examine  # noqa: PLC0415
-    from stream_classifier.errors import ConfigError  # noqa: PLC0415
+    from stream_classifier.errors import ConfigError, printable  # noqa: PLC0415
 
     flags: dict[str, Any] = {
         "mqtt": {
@@ -46,9 +46,11 @@ def doctor(
     def report(finding: Finding) -> None:
         findings.append(finding)
         if not json_:
-            print(f"{finding.state:<5} {finding.check:<15} {finding.said}")
+            # Line by line: what was found may quote a stream or a broker.
+            said = f"\n{'':<5} {'':<15} ".join(map(printable, finding.said.splitlines()))
+            print(f"{finding.state:<5} {finding.check:<15} {said}")
             if finding.fix:
-                print(f"{'':<5} {'':<15} try: {finding.fix}", flush=True)
+                print(f"{'':<5} {'':<15} try: {printable(finding.fix)}", flush=True)
 
     try:
         settings = load(config, flags)

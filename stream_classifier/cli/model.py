@@ -53,6 +53,7 @@ def verify(bundle: BundleArgument = "bonn", as_json: JsonOption = False) -> None
             path=str(model.path),
             expected=f"its {n_windows} self-test windows within {TOLERANCE:g}",
             found=f"a deviation of {deviation:.2g} on this machine",
+            fix="install numpy and the package again",
         )
     if as_json:
         print(

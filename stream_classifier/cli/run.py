@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
-import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -16,11 +13,15 @@ import typer
 from rich.console import Console
 
 from stream_classifier.cli.config import ConfigOption
-from stream_classifier.errors import ConfigError
+from stream_classifier.cli.event_loop import run_until_stopped
+from stream_classifier.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from stream_classifier.config import Settings
     from stream_classifier.service import Attached
+
+MAX_LABELS = 16
+"""Channels named when a stream is attached."""
 
 SetOption = Annotated[
     list[str] | None,
@@ -43,6 +44,9 @@ def run(
     ] = None,
     username: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
     password_file: Annotated[Path | None, typer.Option(help="File with its password.")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(help="Authority that signed its certificate (mqtts).")
+    ] = None,
     stream: Annotated[str | None, typer.Option(help="Name to publish under.")] = None,
     bundle: Annotated[str | None, typer.Option(help="Model bundle: a name or a folder.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, reference or torch.")] = None,
@@ -54,8 +58,9 @@ def run(
 ) -> None:
     """Attach to an LSL stream, classify it, and publish alerts over MQTT.
 
-    Runs until it is stopped. A stream or a broker that goes away is waited for. Every
-    setting: stream-classifier config init.
+    Runs until it is stopped. A stream or a broker that goes away is waited for.
+
+    Every setting: stream-classifier config init.
     """
     from stream_classifier.config import load  # noqa: PLC0415
 
@@ -72,13 +77,13 @@ def run(
             "broker": broker,
             "username": username,
             "password_file": password_file,
+            "ca_file": ca_file,
             "stream": stream,
         },
         "model": {"bundle": bundle, "engine": engine, "device": device},
     }
-    for path, value in (_assignment(text) for text in settings or []):
-        section = flags.setdefault(path[0], {}) if len(path) > 1 else flags
-        section[path[-1]] = value
+    for text in settings or []:
+        _assign(flags, text)
     resolved = load(config, flags)
     debug = bool(ctx.obj and ctx.obj["debug"])
     logging.basicConfig(
@@ -95,49 +100,37 @@ def _serve(settings: Settings, *, seconds: float | None, debug: bool, json_: boo
 
     quiet_liblsl(debug)
     from stream_classifier.service import serve  # noqa: PLC0415
-    from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
 
     def say_ended(summary: dict[str, Any]) -> None:
         if json_:
             print(json.dumps(summary), flush=True)
 
-    async def main() -> None:
-        task = asyncio.current_task()
-        terminated = False
-
-        def terminate() -> None:
-            nonlocal terminated
-            terminated = True
-            if task is not None:
-                task.cancel()
-
-        with contextlib.suppress(NotImplementedError):  # Windows has none in a loop
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-        try:
-            await serve(settings, on_attached=_say_attached, on_ended=say_ended, seconds=seconds)
-        except asyncio.CancelledError:
-            if not terminated:
-                raise
-
-    with asyncio.Runner(loop_factory=event_loop_factory) as runner:
-        runner.run(main())
+    run_until_stopped(
+        serve(settings, on_attached=_say_attached, on_ended=say_ended, seconds=seconds)
+    )
 
 
 def _say_attached(attached: Attached) -> None:
     spec = attached.spec
-    source = f"{spec.name!r} ({spec.n_channels} ch, {spec.rate_hz:g} Hz: {', '.join(spec.labels)})"
+    labels = printable(", ".join(spec.labels[:MAX_LABELS]))
+    more = ", ..." if spec.n_channels > MAX_LABELS else ""
     console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"attached to {source}")
+    console.print(
+        f"attached to {spec.name!r}: {spec.n_channels} channel(s) at {spec.rate_hz:g} Hz "
+        f"({labels}{more})"
+    )
     console.print(f"publishing to {attached.broker} under {attached.topics.prefix}/")
     console.print(f"model {attached.bundle.name} {attached.bundle.digest[:12]}; for research only")
 
 
-def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+def _assign(flags: dict[str, dict[str, Any]], text: str) -> None:
+    """Put one ``--set`` where the flags are."""
     key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    path = [part.strip() for part in key.split(".")]
+    if not equals or len(path) != 2 or not all(path):
         raise ConfigError(f"--set {text!r}: expected SECTION.KEY=VALUE, e.g. alarm.smoothing_s=2")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value  # a bare word is a string
-    return tuple(key.strip().split(".")), parsed
+    flags.setdefault(path[0], {})[path[1]] = parsed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
+import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -84,8 +85,8 @@ def simulate(
     recording: Annotated[
         list[str] | None,
         typer.Option(
-            help="Key of a recording; repeat it for more channels. Default: one that "
-            "the model has not seen, chosen by --seed.",
+            help="Key of a recording, as 'dataset recordings' lists them; repeat it for more "
+            "channels. Default: one that the model has not seen, chosen by --seed.",
             show_default=False,
         ),
     ] = None,
@@ -112,6 +113,7 @@ def simulate(
     from simulators import montage  # noqa: PLC0415
     from simulators.blocks import RATE_HZ, take  # noqa: PLC0415
     from simulators.device import Device, already_there  # noqa: PLC0415
+    from stream_classifier.sinks.messages import shown  # noqa: PLC0415
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     try:
@@ -145,11 +147,12 @@ def simulate(
         chunk_samples=chunk,
         speed=speed,
         stop=stop,
+        on_marker=_tell_state,
     )
     for other in already_there(device.source_id):
         console.print(
             f"warning: a stream with source_id {device.source_id!r} is running already "
-            f"({other}); consumers will mix them up. Try: another --name"
+            f"({shown(other, max_bytes=120)}); consumers will mix them up. Try: another --name"
         )
     before = _stop_on_signals(stop)
     try:
@@ -166,6 +169,14 @@ def simulate(
             signal.signal(number, handler)
     if not finished:
         raise typer.Exit(130)
+
+
+def _tell_state(at_s: float, marker: str) -> None:
+    """Say when another part of a scenario begins."""
+    kind, _, state = marker.partition("/")
+    if kind == "state":
+        minutes, whole_s = divmod(int(at_s), 60)
+        print(f"{minutes:02d}:{whole_s:02d}  {state}", file=sys.stderr)
 
 
 _MEANINGFUL = {
@@ -237,8 +248,9 @@ class _Wearer:
         unknown = [key for key in keys if key not in table.keys]
         if unknown:
             raise typer.BadParameter(
-                f"the data set has no recording {unknown[0]!r}; it has {table.keys[0]}, "
-                f"{table.keys[1]}, {table.keys[2]} and {len(table.keys) - 3} others",
+                f"the data set has no recording {unknown[0]!r}. A key is what follows the first "
+                f"dot of a row's id, such as {table.keys[0]}. Try: stream-classifier dataset "
+                "recordings lists all of them",
                 param_hint="--recording",
             )
         if self._asked_channels not in {None, len(keys)}:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from stream_classifier.errors import printable
 
 if TYPE_CHECKING:
     from stream_classifier.sources.discovery import StreamSeen
@@ -21,10 +23,13 @@ MAX_SHOWN = 60
 NOTHING = """\
 No LSL stream was found within {wait:g} s. Try:
   - Is the device's program running, and streaming?
-  - Is it on this network? LSL looks by UDP multicast on port 16571, which guest networks, VPNs,
-    Docker and Hyper-V often block. Name its host in lsl_api.cfg: [lab] KnownPeers = {{host}}
-  - Does a firewall, here or there, allow TCP and UDP 16572-16604 and UDP 16571?
-  - stream-classifier doctor checks this machine; stream-classifier simulate starts a device."""
+  - Is it on this network? LSL looks by UDP multicast on port 16571, which
+    guest networks, VPNs, Docker and Hyper-V often block. Name its host in
+    lsl_api.cfg: [lab] KnownPeers = {{host}}
+  - Does a firewall, here or there, allow TCP and UDP 16572-16604 and
+    UDP 16571?
+  - stream-classifier doctor checks this machine;
+    stream-classifier simulate starts a device."""
 
 
 def streams(
@@ -42,9 +47,7 @@ def streams(
     elif found:
         print("\n".join(_lines(found)))
     if not found:
-        Console(stderr=True).print(
-            NOTHING.format(wait=wait), highlight=False, markup=False, soft_wrap=True
-        )
+        print(NOTHING.format(wait=wait), file=sys.stderr)
         raise typer.Exit(4)
 
 
@@ -99,7 +102,7 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
                 stream["source_id"] or "none",
             )
         )
-    cells = [[_printable(cell) for cell in row] for row in rows]
+    cells = [[_short(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -107,9 +110,9 @@ def _lines(found: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _printable(text: str) -> str:
-    """Return a name without what a terminal would obey."""
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def _short(text: str) -> str:
+    """Return a name without what a terminal would obey, and not longer than fits."""
+    clean = printable(text[: MAX_SHOWN + 1])
     return clean if len(clean) <= MAX_SHOWN else f"{clean[:MAX_SHOWN]}..."
 
 

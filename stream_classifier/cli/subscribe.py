@@ -30,12 +30,15 @@ SILENCE_S = 25.0
 
 CHECK_EVERY_S = 1.0
 
+ADVISE_AFTER_S = 3.0
+"""Without a connection by then, a person is told what to look at."""
+
 _SIGNAL_WORDS = {
     "none": "NO SIGNAL: no samples arrive, so no seizure can be seen",
     "poor": "POOR SIGNAL: nothing can be said of it, so no seizure can be seen",
     "starting": "starting: nothing can be said yet",
     "calibrating": "calibrating: nothing can be said yet",
-    "stopped": "the classifier was stopped",
+    "stopped": "the classifier is stopped",
     "ok": "signal ok",
 }
 _STATUS_WORDS = {
@@ -62,15 +65,15 @@ def subscribe(
 ) -> None:
     """Print alerts as they come.
 
-    Warns when a stream's heartbeats stop, when its classifier dies, and when its signal is
-    not fit to be judged. A broker that goes away is waited for.
+    Warns when a classifier or its heartbeats stop, and when a signal is not fit to be judged.
+
+    A broker that goes away is waited for. Exit code 1 if there was none in all of --seconds.
     """
     settings = resolve_broker(
         config, broker=broker, username=username, password_file=password_file, ca_file=ca_file
     )
     from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
 
-    _say(f"listening at {settings} for {f'stream {stream!r}' if stream else 'all streams'}")
     show = JsonLines() if json_ else PlainLines()
     with asyncio.Runner(loop_factory=event_loop_factory) as runner:
         runner.run(_listen(settings, stream=stream, show=show, count=count, seconds=seconds))
@@ -84,12 +87,25 @@ async def _listen(
     count: int | None,
     seconds: float | None,
 ) -> None:
+    from stream_classifier.errors import BrokerUnavailableError  # noqa: PLC0415
+    from stream_classifier.sinks.messages import shown  # noqa: PLC0415
     from stream_classifier.sinks.subscriber import watch  # noqa: PLC0415
 
     heartbeats = Heartbeats()
+    advise_at = time.monotonic() + ADVISE_AFTER_S
     ends_at = time.monotonic() + (seconds or float("inf"))
     n_lines = 0
-    async with contextlib.aclosing(watch(broker, stream=stream)) as messages:
+    is_connected = is_advised = False
+    advice = f"Try: stream-classifier doctor --broker {broker}"
+
+    def listening() -> None:
+        nonlocal is_connected
+        is_connected = True
+        _say(f"listening at {broker} for {f'stream {stream!r}' if stream else 'all streams'}")
+
+    async with contextlib.aclosing(
+        watch(broker, stream=stream, on_listening=listening)
+    ) as messages:
         # Not wait_for: its timeout would cancel, and so end, the generator.
         awaited = asyncio.ensure_future(anext(messages))
         try:
@@ -102,14 +118,20 @@ async def _listen(
                     if n_lines == count:
                         return
                     awaited = asyncio.ensure_future(anext(messages))
+                if not (is_connected or is_advised) and time.monotonic() > advise_at:
+                    is_advised = True
+                    _say(f"no connection to {broker} yet; trying on. {advice}")
                 for level, silent_s in heartbeats.silent(at_s=time.monotonic()):
                     _say(
-                        f"WARNING: {level}: no heartbeat for {silent_s:.0f} s though it is online: "
-                        "alerts may not arrive. Try: is the classifier running, and the network up?"
+                        f"WARNING: {shown(level, max_bytes=60)}: no heartbeat for {silent_s:.0f} s "
+                        "though it is online: alerts may not arrive. "
+                        "Try: is the classifier running, and the network up?"
                     )
         finally:
             awaited.cancel()
             await asyncio.gather(awaited, return_exceptions=True)
+    if not is_connected:
+        raise BrokerUnavailableError(f"never connected to {broker} in {seconds:g} s. {advice}")
 
 
 class Heartbeats:
@@ -173,6 +195,9 @@ class PlainLines:
         if what == "alert":
             signal = str(fields.get("signal"))
             standing = bool(fields.get("on"))
+            if signal == "stopped" and not standing:  # the status, which comes next, says so
+                self._latest[received.level, what] = (signal, standing)
+                return 0
             words = _SIGNAL_WORDS.get(signal, signal)
             if standing:
                 words += f"; SEIZURE ALERT stands since {_local_time(fields.get('raised'))}"
@@ -210,17 +235,24 @@ def _event_words(fields: dict[str, Any]) -> str:
         if holds
     ]
     channels = fields.get("channels")
-    parts = [
-        *marks,
-        f"SEIZURE ALERT {fields.get('event_type')}",
-        f"p {fields.get('p')}",
-        f"onset {_local_time(fields.get('onset'))}",
-    ]
+    kind, is_on = fields.get("event_type"), fields.get("on") is not False
+    if is_on:
+        what = f"SEIZURE ALERT {kind}"
+    elif kind == "updated":
+        what = f"seizure alert off since {_local_time(fields.get('ts'))}, ends if p stays low"
+    else:
+        what = f"seizure alert {kind}"
+    parts = [*marks, what, f"p {_rounded(fields.get('p'))}"]
+    parts.append(f"onset {_local_time(fields.get('onset'))}")
     if fields.get("ended"):
         parts.append(f"until {_local_time(fields['ended'])}")
     if isinstance(channels, list) and channels:
         parts.append(", ".join(map(str, channels)))
     return "  ".join(parts)
+
+
+def _rounded(p: object) -> str:
+    return f"{p:.2f}" if isinstance(p, int | float) else "unknown" if p is None else str(p)
 
 
 def _local_time(text: object) -> str:

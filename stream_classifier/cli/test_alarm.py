@@ -34,7 +34,7 @@ P_OF_TEST = 0.99
 
 
 def test_alarm(
-    stream: Annotated[str, typer.Option(help="Name of the stream to alert for.")],
+    stream: Annotated[str, typer.Option(help="Name of the stream to alert for.")] = "test",
     broker: BrokerOption = None,
     username: UsernameOption = None,
     password_file: PasswordFileOption = None,
@@ -47,16 +47,25 @@ def test_alarm(
 ) -> None:
     """Send a marked test alert through outbox and broker, and read it back.
 
-    Subscribers receive it as "raised" and then "ended", both with "test": true. The retained
-    state and status of a classifier that runs meanwhile stay as they are.
+    Subscribers receive it as "raised" and then "ended", both with "test": true.
+
+    The retained state and status of a classifier that runs meanwhile stay as they are.
     """
     settings = resolve_broker(
         config, broker=broker, username=username, password_file=password_file, ca_file=ca_file
     )
+    from stream_classifier.errors import BrokerUnavailableError  # noqa: PLC0415
     from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
 
-    with asyncio.Runner(loop_factory=event_loop_factory) as runner:
-        topic, round_trips_ms = runner.run(_send_and_read(settings, stream=stream, within_s=within))
+    try:
+        with asyncio.Runner(loop_factory=event_loop_factory) as runner:
+            topic, round_trips_ms = runner.run(
+                _send_and_read(settings, stream=stream, within_s=within)
+            )
+    except BrokerUnavailableError as error:
+        raise BrokerUnavailableError(
+            f"{error}. Try: stream-classifier doctor --broker {settings}"
+        ) from error
     if json_:
         print(json.dumps({"topic": topic, "round_trip_ms": round_trips_ms}))
         return

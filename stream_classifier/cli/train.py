@@ -52,8 +52,9 @@ def train(
 ) -> None:
     """Train a model and write its bundle, with a model card.
 
-    Needs the extra [torch] and the data set; takes some minutes on one core. The same command
-    gives the same bundle on the same machine.
+    Needs the torch extra and the data set; takes some minutes on one core.
+
+    The same command gives the same bundle on the same machine.
     """
     for module in ("torch", "sklearn"):
         if find_spec(module) is None:

@@ -27,6 +27,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from stream_classifier.errors import printable
 from stream_classifier.signals import (
     CLASS_NAMES,
     AlertEvent,
@@ -497,7 +498,7 @@ def shown(text: str, *, max_bytes: int) -> str:
         >>> shown("Fp1" + chr(10) + "-" * 9, max_bytes=9)
         'Fp1\ufffd…'
     """
-    clean = "".join(c if c.isprintable() else "\ufffd" for c in text[: max_bytes + 1])
+    clean = printable(text[: max_bytes + 1])
     if _json_bytes(clean) <= max_bytes:
         return clean
     while _json_bytes(clean) + len("…".encode()) > max_bytes:

@@ -16,6 +16,7 @@ from stream_classifier.errors import (
     StreamDescriptionError,
     StreamLostError,
     StreamNotFoundError,
+    printable,
 )
 from stream_classifier.signals import Chunk, StreamSpec
 from stream_classifier.sources.discovery import SETTLE_S, Lookout, StreamSeen, Wanted
@@ -183,11 +184,11 @@ class LslSource:
             break
         known = session.description
         for note in known.plan.notes:
-            LOG.warning("LSL stream %r: %s", device.name, note)
+            LOG.warning("LSL stream %r: %s", device.name, printable(note))
         LOG.info("attached to LSL stream %s", device)
         self._session, self._known = session, known
         self._timeline = Timeline(device.rate_hz)
-        self._tell(SourceState.NO_DATA, "attached, no sample yet", logging.INFO)
+        self._tell(SourceState.NO_DATA, "waiting for the first sample", logging.INFO)
         return StreamSpec(
             name=device.name,
             source_id=device.source_id,
@@ -225,8 +226,8 @@ class LslSource:
         """Read once, and notice what it means if nothing comes."""
         try:
             chunks = session.read(timeline)
-        except StreamLostError as error:
-            self._let_go(timeline, str(error))
+        except StreamLostError:
+            self._let_go(timeline, "the stream is gone; looking for it")
             return []
         if chunks is None:
             if self._is_elsewhere(session):
@@ -255,7 +256,7 @@ class LslSource:
             return False
         if self._stall is None:
             self._stall = _Stall(session.description.device)
-            self._tell(SourceState.NO_DATA, f"no sample for {silent_s:.1f} s")
+            self._tell(SourceState.NO_DATA, f"no sample for {silent_s:.1f} s: waiting for it")
         moved = self._stall.device_moved()
         if moved is False and silent_s > self._reconnect_after_s:
             self._reconnect_after_s = min(2 * self._reconnect_after_s, RECONNECT_MOST_S)
@@ -269,7 +270,8 @@ class LslSource:
 
     def _tell(self, state: SourceState, detail: str, level: int = logging.WARNING) -> None:
         if state is not self._state:
-            LOG.log(level, "LSL source %s: %s", state.value, detail or "samples arrive")
+            name = self._known.device.name if self._known else ""
+            LOG.log(level, "LSL stream %r: %s", name, detail or "samples arrive")
         self._state, self._detail = state, detail
 
     def _find_again(self, known: Description) -> Generator[None, None, Session | None]:
@@ -297,7 +299,9 @@ class LslSource:
                     known.device.name, before=str(known), now=str(session.description)
                 )
             self._n_reconnects += 1
-            self._tell(SourceState.NO_DATA, "attached again, no sample yet", logging.INFO)
+            self._tell(
+                SourceState.NO_DATA, "attached again; waiting for the first sample", logging.INFO
+            )
             return session
 
     def _look(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pylsl
 
-from stream_classifier.errors import StreamNotFoundError
+from stream_classifier.errors import StreamLostError, StreamNotFoundError
 
 PULL_S = 0.1
 """How long one pull waits; a request to stop is noticed within it."""
@@ -30,6 +30,7 @@ def read_markers(
 
     Raises:
         StreamNotFoundError: If the stream does not appear in time.
+        StreamLostError: If it does not answer.
     """
     deadline_s = pylsl.local_clock() + wait_s
     found: list[pylsl.StreamInfo] = []
@@ -47,5 +48,7 @@ def read_markers(
             marker, stamp_s = inlet.pull_sample(timeout=PULL_S)
             if marker is not None:
                 on_marker(str(marker[0]), stamp_s + offset_s)
-    except (pylsl.util.LostError, pylsl.util.TimeoutError):
+    except pylsl.util.LostError:
         return  # the device has finished
+    except pylsl.util.TimeoutError as error:
+        raise StreamLostError(source_id) from error

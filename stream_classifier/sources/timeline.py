@@ -82,8 +82,8 @@ class Timeline:
     * Where each chunk has one stamp and the rest is deduced at a wrong nominal rate, the rate's
       error times the chunk must stay below 0.75 samples.
 
-    However the stream is cut into calls, samples, indices, times and counters are the same. Pure: no
-    clock, no I/O. Not thread-safe.
+    However the stream is cut into calls, samples, indices, times and counters are the same.
+    Pure: no clock, no I/O. Not thread-safe.
 
     Args:
         rate_hz: Nominal rate, above 0. The true one may differ by some per cent.

@@ -430,8 +430,9 @@ def test_a_device_that_is_killed_and_restarted_goes_on_after_a_gap(name, make_so
 
 
 def test_a_device_that_stalls_is_reported_and_goes_on_without_a_gap(
-    name, make_source, start_device
+    name, make_source, start_device, caplog
 ):
+    caplog.set_level(logging.INFO)
     device = start_device(name)
     source = make_source(name=name)
     source.open()
@@ -451,6 +452,20 @@ def test_a_device_that_stalls_is_reported_and_goes_on_without_a_gap(
     ]
     assert reading.indices == list(range(len(reading.samples)))
     assert (source.health.gaps, source.health.reconnects) == (0, 0)
+    told = [text.partition(f"LSL stream {name!r}: ")[2] for text in caplog.messages]
+    first, arrive, stall, again = filter(None, told)
+    assert (first, arrive, again) == (
+        "waiting for the first sample", "samples arrive", "samples arrive"
+    )  # fmt: skip
+    assert stall.startswith("no sample for 1.")
+
+
+def test_labels_that_hold_terminal_codes_are_logged_without_them(name, attach, caplog):
+    outlet = Outlet(name, labels=("C3", "X\x1b[2J"), types=("EEG", "ACC"))
+    with caplog.at_level(logging.INFO):
+        attach(outlet)
+    assert "channels left out, not EEG: X\ufffd[2J (ACC)" in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 @pytest.mark.parametrize(

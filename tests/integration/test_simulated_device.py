@@ -147,6 +147,15 @@ def test_a_marker_carries_the_stamp_of_its_sample(source_id: str) -> None:
     assert stamp_of_marker[OFFSET] == pytest.approx(got.stamps[97], abs=1e-9)
 
 
+def test_a_marker_is_told_with_its_time_since_the_first_sample(source_id: str) -> None:
+    told: list[tuple[float, str]] = []
+    sender = device(source_id, on_marker=lambda at_s, marker: told.append((at_s, marker)))
+    events = ((0, "state/background"), (89, "state/seizure"))
+    with sender:
+        assert sender.stream([counting(100, events=events)])
+    assert told == [(0.0, "state/background"), (0.5, "state/seizure")]
+
+
 def test_a_gap_is_a_hole_in_the_stamps(source_id: str) -> None:
     got = receive(device(source_id), [counting(50), counting(50, gap=178)])
     steps = np.diff(got.stamps)
@@ -249,8 +258,9 @@ def test_a_finished_program_ends_with_0_and_leaves_stdout_and_liblsl_silent(
     out, err = program.communicate(timeout=60)
     assert program.returncode == 0, err
     assert out == ""
-    assert len(err.splitlines()) == 1
-    assert "2 channel(s) at 178 Hz" in err
+    streaming, state = err.splitlines()
+    assert "2 channel(s) at 178 Hz" in streaming
+    assert state == "00:00  background"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -406,3 +406,18 @@ def test_the_shipped_bundles_are_sound_and_carry_their_papers(name):
     attribution = (bundle.path / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for word in ("Andrzejak", "10.34810/data490", "CC BY 4.0"):
         assert word in attribution
+
+
+def test_who_must_act_depends_on_whose_bundle_it_is(folder, tmp_path, monkeypatch):
+    (folder / "CARD.md").write_text("other")
+    with pytest.raises(BundleInvalidError, match="Try: make it or copy it again"):
+        load_bundle(folder)
+    monkeypatch.setattr("stream_classifier.bundle._MODELS", tmp_path)
+    with pytest.raises(BundleInvalidError, match="Try: install the package again"):
+        load_bundle(folder.name)
+
+
+def test_a_name_that_is_no_bundle_leads_to_the_list_of_those_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleInvalidError, match=r"bonn.*found neither\. Try: .* model list$"):
+        load_bundle("nope")

@@ -38,6 +38,7 @@ class ScriptedSource:
         self.error = error
         self.refuses = refuses
         self.silent = silent
+        self.stop = threading.Event()
         self.closed = threading.Event()
         self.silence = threading.Event()
 
@@ -49,7 +50,7 @@ class ScriptedSource:
     def __iter__(self):
         yield from self.chunks
         self.silence.set()
-        while self.silent and not self.closed.wait(0.01):
+        while self.silent and not self.stop.wait(0.01):
             yield None
         if self.error is not None:
             raise self.error
@@ -82,7 +83,7 @@ class RecordingSink:
 
 def chunks(n_samples=2000, *, size=89, received_s=100.0):
     return [
-        Chunk(samples=EEG[i : i + size], first_index=i, origin_s=90.0, received_s=received_s)
+        Chunk(samples=EEG[i : i + size], first_index=i, origin_s=100.0, received_s=received_s)
         for i in range(0, n_samples, size)
     ]
 
@@ -94,7 +95,7 @@ def make_detector(spec):
 
 
 def make_reader(source, clock=None):
-    return Reader(source, make_detector, clock=clock or Clock(), stop=source.closed)
+    return Reader(source, make_detector, clock=clock or Clock(), stop=source.stop)
 
 
 def make_pipeline(reader, sink, clock=None):
@@ -167,7 +168,7 @@ async def test_silence_is_no_signal_and_a_standing_alert_stays(monkeypatch):
 
 async def test_a_signal_that_cannot_be_classified_is_poor_and_never_ok():
     flat = [
-        Chunk(samples=np.zeros((89, 1), np.float32), first_index=i, received_s=100.0)
+        Chunk(samples=np.zeros((89, 1), np.float32), first_index=i, origin_s=100.0)
         for i in range(0, 890, 89)
     ]
     sink, _ = await run_to_the_end(ScriptedSource(flat))
@@ -212,3 +213,70 @@ async def test_a_stalled_loop_sheds_predictions_and_never_events(monkeypatch):
     ids = [item for item in offline if isinstance(item, AlertEvent)]
     assert [item for item in decided if isinstance(item, AlertEvent)] == ids
     assert reader.shed == len(offline) - len(decided) > 0
+
+
+async def test_a_stream_that_never_sends_a_sample_is_no_signal(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "WATCH_EVERY_S", 0.01)
+    clock = Clock()
+    sink = RecordingSink()
+    async with make_reader(ScriptedSource(silent=True), clock) as reader:
+        running = asyncio.create_task(make_pipeline(reader, sink, clock).run())
+        await sink.until(lambda: sink.states)
+        clock.now_s += pipeline_module.NO_SIGNAL_AFTER_S + 0.1
+        await sink.until(lambda: sink.states[-1].signal == "none")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_old_data_is_never_shown_as_a_live_signal():
+    clock = Clock()
+    clock.now_s = 100.0 + 2000 / 178 + 30.0  # every sample is at least 30 s old
+    sink = RecordingSink()
+    async with make_reader(ScriptedSource(chunks()), clock) as reader:
+        await make_pipeline(reader, sink, clock).run()
+    assert {m.signal for m in sink.states} == {"starting", "none"}
+    assert all(m.state is None and m.p is None for m in sink.states)
+    assert sink.events  # an alert is an alert, however late
+
+
+async def test_a_stop_hands_on_every_event_that_was_decided():
+    class SlowSink(RecordingSink):
+        async def event(self, message):
+            self.changed.set()
+            await asyncio.sleep(0.01)
+            self.events.append(message)
+
+    source = ScriptedSource(chunks(5000), silent=True)
+    detector = make_detector(SPEC)
+    offline = [item for chunk in chunks(5000) for item in detector.feed(chunk)]
+    ids = [(e.alert_id, e.seq) for e in offline if isinstance(e, AlertEvent)]
+    sink = SlowSink()
+    async with make_reader(source) as reader:
+        running = asyncio.create_task(make_pipeline(reader, sink).run())
+        await asyncio.to_thread(source.silence.wait, 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    stored = list(dict.fromkeys(m.event_id for m in sink.events))
+    assert stored == [f"{alert_id}.{seq}" for alert_id, seq in ids]
+
+
+async def test_a_signal_watch_that_fails_ends_the_pipeline(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "WATCH_EVERY_S", 0.0)
+
+    class BrokenClock(Clock):
+        broken = False
+
+        def __call__(self):
+            if self.broken:
+                raise OSError("no clock")
+            return self.now_s
+
+    clock = BrokenClock()
+    async with make_reader(ScriptedSource(silent=True), clock) as reader:
+        pipeline = make_pipeline(reader, RecordingSink(), Clock())
+        pipeline._clock = clock
+        clock.broken = True
+        pipeline._publish_state = lambda: None
+        with pytest.raises(OSError, match="no clock"):
+            await pipeline.run()

@@ -242,5 +242,5 @@ def test_the_gpu_gives_the_same_probabilities():
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")
 def test_without_torch_the_missing_extra_is_named():
-    with pytest.raises(MissingExtraError, match=r"stream_classifier\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[torch\]'"):
         make_engine(BUNDLE, name="torch")

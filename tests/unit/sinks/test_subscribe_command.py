@@ -133,3 +133,42 @@ def test_json_lines_hold_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "message": {"p": 0.5},
     }
     assert (status["message"], status["retained"]) == ("online", True)
+
+
+def test_p_is_told_with_two_decimals(capsys: pytest.CaptureFixture[str]) -> None:
+    PlainLines().take(received("event", **(EVENT | {"p": 0.9367})))
+    PlainLines().take(received("event", **(EVENT | {"p": None})))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "  p 0.94  " in first
+    assert "  p unknown  " in second
+
+
+def test_an_alert_that_went_off_does_not_shout(capsys: pytest.CaptureFixture[str]) -> None:
+    off = EVENT | {"event_type": "updated", "on": False, "ts": "2026-11-23T14:33:10Z"}
+    PlainLines().take(received("event", **off))
+    PlainLines().take(received("event", **(EVENT | {"event_type": "ended", "on": False})))
+    PlainLines().take(received("event", **(EVENT | {"event_type": "updated", "on": True})))
+    went_off, ended, on = capsys.readouterr().out.splitlines()
+    assert "seizure alert off since " in went_off
+    assert "seizure alert ended" in ended
+    assert "SEIZURE ALERT updated" in on
+    assert "SEIZURE" not in went_off + ended
+
+
+def test_a_classifier_that_is_stopped_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines()
+    counts = [
+        lines.take(received("alert", signal="ok", on=False)),
+        lines.take(received("alert", signal="stopped", on=False)),
+        lines.take(received("status", text="stopped")),
+        lines.take(received("alert", signal="ok", on=False)),
+    ]
+    assert counts == [1, 0, 1, 1]
+    assert capsys.readouterr().out.count("stopped") == 1
+
+
+def test_an_alert_that_stands_when_its_classifier_stops_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert PlainLines().take(received("alert", signal="stopped", on=True)) == 1
+    assert "SEIZURE ALERT stands" in capsys.readouterr().out

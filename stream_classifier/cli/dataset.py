@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
+from stream_classifier.signals import CLASS_NAMES
+
 if TYPE_CHECKING:
     from stream_classifier.dataset_sources import DatasetSource
 
@@ -94,7 +96,7 @@ def recordings(
     from stream_classifier import datasets  # noqa: PLC0415
 
     rows = datasets.load_rows(data)
-    found = [(key, rows.label_of(key), rows.class_of(key)) for key in rows.keys]
+    found = [(key, rows.label_of(key), CLASS_NAMES[rows.class_of(key)]) for key in rows.keys]
     if as_json:
         print(
             json.dumps([dict(zip(("key", "label", "class"), line, strict=True)) for line in found])

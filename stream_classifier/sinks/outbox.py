@@ -43,6 +43,7 @@ CREATE TABLE outbox (
 """
 _CREATE_INDEX = "CREATE INDEX dropped_first ON outbox (expendable DESC, position)"
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SIDE_FILES = ("-wal", "-journal", "-shm")
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class Outbox:
         self._now = now
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._database: sqlite3.Connection | None = None
+        self._is_open = False
         self._memory: list[OutboxRow] = []
         self._gone: set[str] = set()  # delivered, but the disk did not take the deletion
         self._last_position = 0
@@ -199,7 +201,12 @@ class Outbox:
             ) from error
         try:
             self._database = self._connect()
+            self._is_open = True
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in _NO_ROOM:  # detection matters more
+                self._is_open = True
+                self._report_fault(f"cannot be begun, keeping events in memory: {error}")
+                return
             if error.sqlite_errorcode & 0xFF not in _DAMAGED:
                 raise self._explain(error) from error
             self.set_aside = self._quarantine()
@@ -223,9 +230,10 @@ class Outbox:
             database.execute("PRAGMA synchronous=FULL")
             if version == 0:
                 _create(database)
-            [(self._last_position, self._n_rows)] = database.execute(
+            [(newest, self._n_rows)] = database.execute(
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
             )
+            self._last_position = max(self._last_position, newest)
         except BaseException:
             database.close()
             raise
@@ -269,13 +277,16 @@ class Outbox:
     def _close(self) -> None:
         if self._memory:
             log.error("%d alert events that the disk did not take are lost", len(self._memory))
+        self._is_open = False
         if self._database is not None:
             self._database.close()
             self._database = None
 
     def _connected(self) -> sqlite3.Connection:
-        if self._database is None:
+        if not self._is_open:
             raise OutboxError(f"outbox {self.path} is not open")
+        if self._database is None:  # the disk was full; perhaps it has room now
+            self._database = self._connect()
         return self._database
 
     def _put(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:

@@ -64,6 +64,8 @@ FOREIGN_CLOCK_S = 60.0
 """Stamps this far from now are not of LSL's clock; ``time.time()`` is a common mistake."""
 
 MAX_RATE_HZ = 100_000.0
+MIN_RATE_HZ = 60.0
+"""Half of it is the fastest oscillation that is left; EEG is read up to 30 Hz at the least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,11 @@ def _refuse_unreadable(device: StreamSeen) -> None:
         raise StreamDescriptionError(
             f"LSL stream {device} has no regular sampling rate; EEG needs one. "
             "Try: a nominal rate in the device's driver, or another stream"
+        )
+    if device.rate_hz < MIN_RATE_HZ:
+        raise StreamDescriptionError(
+            f"LSL stream {device} is too slow: expected at least {MIN_RATE_HZ:g} Hz, since a "
+            "seizure's discharges would be lost. Try: another stream, or a higher rate"
         )
     if not 1 <= device.n_channels <= MAX_CHANNELS:
         raise StreamDescriptionError(

@@ -1,7 +1,9 @@
-# ruff: noqa: ASYNC220, ASYNC240 - a test may block its own event loop
+# ruff: noqa: ASYNC220, ASYNC221, ASYNC240 - a test may block its own event loop
 """The durable outbox: what was acknowledged is never lost, whatever happens to the process."""
 
 import asyncio
+import contextlib
+import os
 import random
 import shutil
 import signal
@@ -271,6 +273,30 @@ async def test_a_full_disk_loses_no_event_and_says_so(path: Path) -> None:
         assert await waiting(box) == ["a", "b", "c"]  # in order, disk or not
         await box.delivered("b")
         assert await waiting(box) == ["a", "c"]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting needs root")
+async def test_a_disk_that_is_full_from_the_start_stops_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        async with Outbox(path=disk / "outbox.sqlite", max_age_s=1e6, max_rows=1000) as box:
+            assert await box.put("a.0", "t", b"1") is False
+            assert box.fault is not None
+            assert [(r.event_id, r.durable) for r in await box.pending()] == [("a.0", False)]
+            filler.unlink()
+            assert await box.put("a.1", "t", b"2") is True
+            assert [r.event_id for r in await box.pending()] == ["a.0", "a.1"]
+            assert box.fault is None
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 async def test_memory_is_bounded_while_the_disk_is_full(path: Path) -> None:

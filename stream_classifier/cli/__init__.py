@@ -28,7 +28,7 @@ from stream_classifier.cli import (
     test_alarm,
     train,
 )
-from stream_classifier.errors import StreamClassifierError
+from stream_classifier.errors import StreamClassifierError, printable
 
 app = typer.Typer(
     name="stream-classifier",
@@ -86,7 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
     except StreamClassifierError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"stream-classifier: {error}", file=sys.stderr)
+        said = "\n".join(map(printable, str(error).splitlines()))
+        print(f"stream-classifier: {said}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

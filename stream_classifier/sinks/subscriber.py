@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stream_classifier.errors import BrokerUnavailableError
+from stream_classifier.errors import BrokerUnavailableError, printable
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings
 from stream_classifier.sinks.connection import Connector, Incoming, passing_client_id
@@ -105,17 +105,19 @@ def _read(incoming: Incoming, *, base: str, at_s: float) -> Received | None:
     what = "event" if what == "alert/event" else what
     fields: object = {}
     if len(incoming.payload) > MAX_PAYLOAD_BYTES:
-        log.warning("%s: %d bytes are no message of ours", incoming.topic, len(incoming.payload))
+        log.warning(
+            "%s: %d bytes are no message of ours", printable(incoming.topic), len(incoming.payload)
+        )
         return None
     try:
         text = incoming.payload.decode()
         if what != "status":
             fields = json.loads(text)
     except (ValueError, RecursionError) as error:
-        log.warning("%s: no message of ours: %s", incoming.topic, error)
+        log.warning("%s: no message of ours: %s", printable(incoming.topic), error)
         return None
     if not isinstance(fields, dict):
-        log.warning("%s: no message of ours: expected a JSON object", incoming.topic)
+        log.warning("%s: no message of ours: expected a JSON object", printable(incoming.topic))
         return None
     return Received(at_s, incoming.topic, level, what, text, fields, incoming.retained)
 

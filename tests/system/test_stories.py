@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 import time
 
 import pytest
@@ -167,6 +168,18 @@ def test_a_stop_in_the_middle_of_an_alert_is_clean_and_leaves_the_alert_standing
     assert story.until_now("status", lambda m: m == "stopped")
     last = story.heard("alert")[-1]
     assert (last["signal"], last["state"], last["on"]) == ("stopped", None, True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_two_signals_in_a_row_still_stop_cleanly(story, number, code):
+    story.device()
+    pipeline = story.pipeline()
+    story.until_now("status", lambda m: m == "online")
+    for _ in range(3):
+        pipeline.process.send_signal(number)
+    assert pipeline.process.wait(10) == code
+    assert story.until_now("status", lambda m: m == "stopped")
+    assert "Traceback" not in pipeline.said
 
 
 def test_detection_starts_without_a_broker(story):

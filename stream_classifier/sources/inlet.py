@@ -63,6 +63,9 @@ MAX_PULL_SAMPLES = 256
 FOREIGN_CLOCK_S = 60.0
 """Stamps this far from now are not of LSL's clock; ``time.time()`` is a common mistake."""
 
+FUTURE_S = 15.0
+"""Stamps this far ahead of their arrival are of a clock that was set; no estimate is that bad."""
+
 MAX_RATE_HZ = 100_000.0
 MIN_RATE_HZ = 60.0
 """Half of it is the fastest oscillation that is left; EEG is read up to 30 Hz at the least."""
@@ -190,6 +193,7 @@ class Session:
         self._correct_at_s = self._opened_s
         self._by_arrival = False
         self._has_read = False
+        self._ahead_s = 0.0  # by which the device's clock was set forward, taken off its stamps
 
     def read(self, timeline: Timeline) -> list[Chunk] | None:
         """Wait at most 50 ms for samples and place them.
@@ -214,6 +218,7 @@ class Session:
         if not self._has_read:
             self._has_read = True
             self._check_clock(stamps, received_s)
+        stamps = self._from_the_past(stamps, received_s)
         n_clock_steps = timeline.n_clock_steps
         chunks = timeline.place(
             self._in_uv(raw), stamps, correction_s=self._correction_s, received_s=received_s
@@ -252,6 +257,21 @@ class Session:
         late_s = received_s - (float(np.median(stamps)) + self._correction_s)
         if not abs(late_s) <= FOREIGN_CLOCK_S:  # True for NaN
             self._go_by_arrival(stamps, received_s, f"its stamps are {late_s:.0f} s away from now")
+
+    def _from_the_past(self, stamps: NDArray[np.float64], received_s: float) -> NDArray[np.float64]:
+        """Bring back stamps that lie in the future: somebody set the device's clock forward.
+
+        Without that it would look like a loss of as many samples. A simulated device may run
+        faster than time, so its stamps are left alone.
+        """
+        stamps = stamps - self._ahead_s
+        ahead_s = float(stamps[-1]) + self._correction_s - received_s
+        if not ahead_s > FUTURE_S or self.description.simulated:  # True for NaN
+            return stamps
+        name = self.description.device.name
+        LOG.warning("LSL stream %r: its clock was set forward by %.1f s", name, ahead_s)
+        self._ahead_s += ahead_s
+        return stamps - ahead_s
 
     def _go_by_arrival(self, stamps: NDArray[np.float64], received_s: float, why: str) -> None:
         name = self.description.device.name

@@ -379,6 +379,22 @@ def test_stamps_of_another_clock_are_replaced_by_arrival_times(name, attach, cap
     assert abs(reading.source.health.lag_s) < 0.1
 
 
+def test_a_clock_that_is_set_forward_is_no_loss_of_samples(name, attach, caplog):
+    outlet = Outlet(name)
+    reading, _ = attach(outlet)
+    outlet.push(400)
+    reading.until(lambda: len(reading.samples) == 400)
+    outlet.start_s += 1200.0
+    with caplog.at_level(logging.WARNING):
+        outlet.push(200)
+        outlet.push(200)
+        reading.until(lambda: len(reading.samples) >= 700)
+    assert "set forward by" in caplog.text
+    assert reading.source.health.missing_samples <= 2 * RATE_HZ
+    newest = reading.chunks[-1]
+    assert abs(newest.origin_s + newest.indices[-1] / RATE_HZ - lsl_clock()) < 10.0
+
+
 def test_none_comes_at_least_every_50_ms_while_nothing_arrives(name, attach):
     outlet = Outlet(name)
     reading, _ = attach(outlet)

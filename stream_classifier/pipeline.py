@@ -254,7 +254,7 @@ class Pipeline:
         self.signal: Signal = "starting"
         self._prediction: Prediction | None = None
         self._decided: datetime | None = None
-        self._event: AlertEvent | None = None
+        self._event = reader.detector.standing
         self._is_stale = False
 
     async def run(self) -> None:

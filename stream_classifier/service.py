@@ -25,9 +25,14 @@ from stream_classifier.pipeline import Pipeline, Reader
 from stream_classifier.signals import StreamSpec
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
 from stream_classifier.sinks.connection import probe
-from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
+from stream_classifier.sinks.messages import (
+    MessageBuilder,
+    ModelRef,
+    WallClock,
+    standing_alert,
+)
 from stream_classifier.sinks.mqtt import MqttSink
-from stream_classifier.sinks.outbox import Outbox
+from stream_classifier.sinks.outbox import Outbox, read_latest
 from stream_classifier.sinks.topics import Topics, stream_level
 from stream_classifier.sources.lsl import LslSource, lsl_clock
 
@@ -86,8 +91,19 @@ async def serve(
         stop=stop,
     )
 
+    clock = WallClock.set_now(lsl_clock())
+
     def make_detector(spec: StreamSpec) -> Detector:
-        return Detector(bundle=bundle, spec=spec, engine=engine, settings=detection)
+        stream = settings.mqtt.stream or spec.name
+        topics = Topics(stream=stream, base=settings.mqtt.base_topic)
+        left = read_latest(settings.outbox.path or outbox_path(stream), topics.event)
+        return Detector(
+            bundle=bundle,
+            spec=spec,
+            engine=engine,
+            settings=detection,
+            standing=None if left is None else standing_alert(left, clock=clock),
+        )
 
     async with contextlib.AsyncExitStack() as stack:
         broker = await stack.enter_async_context(_broker(settings.mqtt))
@@ -103,7 +119,7 @@ async def serve(
                 raise_threshold=detection.rule.raise_threshold,
                 clear_threshold=detection.rule.clear_threshold,
             ),
-            clock=WallClock.set_now(lsl_clock()),
+            clock=clock,
         )
         topics = Topics(stream=spec.name, base=broker.base_topic)
         outbox = await stack.enter_async_context(

@@ -57,6 +57,20 @@ class Alarm:
         self._above_s = 0.0
         self._alert: _Alert | None = None
 
+    def resume(self, event: AlertEvent) -> None:
+        """Go on with an alert that an earlier process left standing; this is its latest step."""
+        self._alert = _Alert(
+            alert_id=event.alert_id,
+            onset_s=event.onset_s,
+            raised_s=event.raised_s,
+            seq=event.seq + 1,
+            p_max=event.p_max,
+            channels=set(event.channels),
+            reported_s=event.at_s,
+            off_s=event.off_s,
+            low_since_s=event.off_s,
+        )
+
     def state(self, p: float | None) -> State | None:
         """Say what a value means, given the alert that stands; None while nothing is known."""
         if p is None:

@@ -53,10 +53,17 @@ class Detector:
         spec: What the stream is; its rate may be any.
         engine: Runs the bundle's network; may be shared with other detectors.
         settings: Alarm and smoothing.
+        standing: Latest step of an alert that an earlier process left standing, to go on with.
     """
 
     def __init__(
-        self, *, bundle: Bundle, spec: StreamSpec, engine: Engine, settings: DetectorSettings
+        self,
+        *,
+        bundle: Bundle,
+        spec: StreamSpec,
+        engine: Engine,
+        settings: DetectorSettings,
+        standing: AlertEvent | None = None,
     ) -> None:
         n_channels = spec.n_channels
         self.spec = spec
@@ -91,6 +98,9 @@ class Detector:
             identity=f"{spec.source_id or spec.name}\n{bundle.digest}",
             rate_hz=bundle.rate_hz,
         )
+        if standing is not None:
+            self._alarm.resume(standing)
+        self.standing = standing
         self._next_index: int | None = None
         self._max_batch = max(1, int(MAX_BATCH_SAMPLES * spec.rate_hz / bundle.rate_hz))
 

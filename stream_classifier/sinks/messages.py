@@ -120,6 +120,10 @@ class WallClock:
         """Return the time of day of an instant on the source's clock."""
         return datetime.fromtimestamp(round(at_s + self.offset_s, 3), UTC)
 
+    def source_s(self, at: datetime) -> float:
+        """Return when on the source's clock a time of day was, or will be."""
+        return at.timestamp() - self.offset_s
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(
@@ -469,6 +473,38 @@ def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: boo
         seq=seq,
         late=published - decided_at > LATE_AFTER,
         durable=durable,
+    )
+
+
+def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:
+    """Return the alert that an event left standing, so that another process can go on with it.
+
+    Args:
+        payload: The newest event of a stream, as an earlier process stored it.
+        clock: Of this process.
+
+    Returns:
+        Its latest step; None if it was ended, or what is there is no event of ours.
+    """
+    try:
+        message = EventMessage.model_validate_json(payload)
+        seq = int(message.event_id.rpartition(".")[2])
+    except ValueError:
+        return None
+    if message.event_type in _FINAL or message.test or None in (message.onset, message.raised):
+        return None
+    at_s = clock.source_s(message.ts)
+    return AlertEvent(
+        type=message.event_type,
+        alert_id=message.alert_id or "",
+        seq=seq,
+        at_s=at_s,
+        onset_s=clock.source_s(message.onset or message.ts),
+        raised_s=clock.source_s(message.raised or message.ts),
+        off_s=None if message.on else at_s,  # the step that says "off" comes when it goes off
+        p=message.p or 0.0,
+        p_max=message.p_max or 0.0,
+        channels=message.channels,
     )
 
 

@@ -31,6 +31,9 @@ LOCK_WAIT_S = 0.5
 MEMORY_ROWS = 1_000
 """Events kept in memory at most while the disk takes none."""
 
+_CREATE_LATEST = "CREATE TABLE IF NOT EXISTS latest (topic TEXT PRIMARY KEY, payload BLOB NOT NULL)"
+"""The newest event of each topic, delivered or not: what stood when a process ended."""
+
 _CREATE_TABLE = """
 CREATE TABLE outbox (
     position   INTEGER PRIMARY KEY,
@@ -230,6 +233,7 @@ class Outbox:
             database.execute("PRAGMA synchronous=FULL")
             if version == 0:
                 _create(database)
+            database.execute(_CREATE_LATEST)
             [(newest, self._n_rows)] = database.execute(
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
             )
@@ -322,6 +326,11 @@ class Outbox:
             ).rowcount
             n_dropped = self._drop_old(database, row.put_at - self.max_age_s)
             n_dropped += self._drop_surplus(database, self._n_rows - n_gone + n_new - n_dropped)
+            database.execute(
+                "INSERT INTO latest (topic, payload) VALUES (?, ?) "
+                "ON CONFLICT (topic) DO UPDATE SET payload = excluded.payload",
+                (row.topic, row.payload),
+            )
         self._gone.clear()
         self._n_rows += n_new - n_gone - n_dropped
         self._last_position += n_new
@@ -405,3 +414,21 @@ def _create(database: sqlite3.Connection) -> None:
         database.execute(_CREATE_TABLE)
         database.execute(_CREATE_INDEX)
         database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def read_latest(path: Path, topic: str) -> bytes | None:
+    """Return the newest event that was ever put under a topic. Blocks.
+
+    None as well where the file cannot be read: whoever opens it next says why.
+    """
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
+            database.execute("PRAGMA locking_mode=EXCLUSIVE")
+            row = database.execute(
+                "SELECT payload FROM latest WHERE topic = ?", (topic,)
+            ).fetchone()
+    except sqlite3.Error:
+        return None
+    return None if row is None else bytes(row[0])

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import time
+from datetime import datetime
 
 import pytest
 
@@ -156,6 +157,34 @@ def test_a_pipeline_that_is_killed_is_said_to_be_offline(story):
     story.until_now("status", lambda m: m == "online")
     pipeline.kill()
     story.until_now("status", lambda m: m == "offline", within_s=12)
+
+
+def test_an_alert_outlives_a_pipeline_that_is_killed_and_restarted(story):
+    story.device()
+    pipeline = story.pipeline()
+    story.until_now("alert", lambda m: m["on"])
+    raised = story.until("alert/event", lambda m: m["event_type"] == "raised")
+    pipeline.kill()
+    story.until_now("status", lambda m: m == "offline")
+    n_states = len(story.heard("alert"))
+    story.pipeline()
+    story.until_now("status", lambda m: m == "online")
+    first = story.heard("alert")[n_states]  # comes before "online"
+    assert (first["signal"], first["on"]) == ("starting", True)
+    assert first["alert_id"] == raised["alert_id"]
+    ended = story.until("alert/event", lambda m: m["event_type"] == "ended")
+    assert ended["alert_id"] == raised["alert_id"]
+    assert abs(iso_s(ended["onset"]) - iso_s(raised["onset"])) < 0.005
+    ids = [m["event_id"] for m in story.heard("alert/event")]
+    assert len(ids) == len(set(ids))
+    one = [
+        m["event_type"] for m in story.heard("alert/event") if m["alert_id"] == raised["alert_id"]
+    ]
+    assert one.count("raised") == one.count("ended") == 1
+
+
+def iso_s(text):
+    return datetime.fromisoformat(text).timestamp()
 
 
 def test_a_stop_in_the_middle_of_an_alert_is_clean_and_leaves_the_alert_standing(story):

@@ -112,6 +112,26 @@ def test_the_id_follows_the_samples_and_not_the_estimate_of_their_time():
     assert one[0].onset_s != two[0].onset_s
 
 
+def test_an_alert_that_another_process_left_goes_on_under_its_id():
+    before = play(alarm(), [0.9] * 4)
+    a = alarm()
+    a.resume(before[-1])
+    assert a.state(0.9) is State.ALERT
+    after = play(a, [0.9] * 3 + [0.1] * 25, start_s=3.0)
+    assert [e.type for e in after] == [UPDATED, ENDED]
+    assert {e.alert_id for e in after} == {before[0].alert_id}
+    assert [e.seq for e in after] == [1, 2]
+    assert after[0].onset_s == before[0].onset_s
+
+
+def test_an_alert_that_was_off_when_its_process_ended_ends_in_time():
+    before = play(alarm(), [0.9] * 4 + [0.1])
+    a = alarm()
+    a.resume(before[-1])
+    (ended,) = a.add(100.0, 0.1)
+    assert (ended.type, ended.alert_id) == (ENDED, before[0].alert_id)
+
+
 def test_nothing_known_is_no_state_and_never_ok():
     assert alarm().state(None) is None
     assert alarm().state(0.2) is State.OK

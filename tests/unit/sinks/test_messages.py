@@ -30,6 +30,7 @@ from stream_classifier.sinks.messages import (
     shown,
     stamped,
     stamped_event,
+    standing_alert,
 )
 from stream_classifier.sinks.topics import Topics
 
@@ -305,3 +306,24 @@ def test_a_simulated_stream_says_so_everywhere() -> None:
 def test_thresholds_keep_their_plain_names_on_the_wire() -> None:
     threshold = Threshold(raise_=0.8, clear=0.5)
     assert json.loads(threshold.model_dump_json(by_alias=True)) == {"raise": 0.8, "clear": 0.5}
+
+
+@pytest.mark.parametrize("off_s", [None, 1002.0])
+def test_an_alert_that_was_left_standing_is_read_back(off_s: float | None) -> None:
+    left = event(EventType.UPDATED, off_s=off_s, at_s=1002.0, seq=7)
+    message = builder().event(left, state=State.ALERT, signal="ok", decided=DECIDED)
+    later = WallClock(offset_s=CLOCK.offset_s + 500.0)  # the machine was started again
+    found = standing_alert(message.to_json(), clock=later)
+    assert found is not None
+    assert (found.alert_id, found.seq, found.on) == (left.alert_id, 7, left.on)
+    assert found.channels == left.channels
+    assert found.onset_s == pytest.approx(left.onset_s - 500.0, abs=0.002)
+    assert found.raised_s == pytest.approx(left.raised_s - 500.0, abs=0.002)
+
+
+def test_an_alert_that_is_over_or_a_test_or_nonsense_leaves_nothing_standing() -> None:
+    made_by = builder()
+    ended = made_by.event(event(EventType.ENDED), state=State.OK, signal="ok", decided=DECIDED)
+    test = made_by.event(event(), state=State.OK, signal="ok", decided=DECIDED, test=True)
+    for payload in (ended.to_json(), test.to_json(), b"{}", b"\xff", b"[]"):
+        assert standing_alert(payload, clock=CLOCK) is None

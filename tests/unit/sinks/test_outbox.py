@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from stream_classifier.errors import OutboxError
-from stream_classifier.sinks.outbox import MEMORY_ROWS, Outbox
+from stream_classifier.sinks.outbox import MEMORY_ROWS, Outbox, read_latest
 
 TOPIC = "stream_classifier/bed3/alert/event"
 
@@ -344,3 +344,17 @@ async def test_the_event_loop_is_not_blocked_by_the_disk(path: Path) -> None:
         assert not putting.done()
         held.result()
         assert await putting == [True]
+
+
+async def test_the_newest_event_of_a_topic_is_remembered_even_when_it_is_delivered(
+    path: Path,
+) -> None:
+    async with Outbox(path=path, max_age_s=1e6, max_rows=1000) as box:
+        for n in range(3):
+            await box.put(f"a.{n}", TOPIC, f"payload {n}".encode())
+            await box.delivered(f"a.{n}")
+        await box.put("b.0", "another/topic", b"another")
+        assert read_latest(path, TOPIC) is None  # in use: whoever opens it next says so
+    assert read_latest(path, TOPIC) == b"payload 2"
+    assert read_latest(path, "no/topic") is None
+    assert read_latest(path.with_name("none.sqlite"), TOPIC) is None

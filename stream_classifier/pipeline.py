@@ -182,8 +182,13 @@ class Reader:
     def _run(self) -> None:
         try:
             detector = self._make_detector(self._source.open())
-            self.last_sample_s = self._clock()
-            self._tell(self._opened, detector)
+        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the loop raises
+            self._tell(self._opened, error)
+            self._source.close()
+            return
+        self.last_sample_s = self._clock()
+        self._tell(self._opened, detector)
+        try:
             for chunk in self._source:
                 if self._stop.is_set():
                     break
@@ -193,13 +198,13 @@ class Reader:
                 items = detector.feed(chunk)
                 if items:
                     self._hand_over(Decision(items=tuple(items), decided_s=self._clock()))
-        except BaseException as error:  # noqa: BLE001 - a thread has nobody above it: the loop raises
-            self._tell(self._opened, error)
+        except BaseException as error:  # noqa: BLE001 - as above
             self._tell(self._ended, error)
         else:
             self._tell(self._ended, None)
         finally:
             self._source.close()
+            detector.close()
 
     def _hand_over(self, decision: Decision) -> None:
         if len(self._inbox) >= INBOX_LIMIT:

@@ -133,7 +133,7 @@ class Alarm:
         ):
             return []
         self._alert = None
-        return [self._event(EventType.ENDED, alert, at_s, min(p, self.rule.clear_threshold))]
+        return [self._event(EventType.ENDED, alert, at_s, p)]
 
     def _raise(
         self, onset: tuple[float, float], at_s: float, p: float, channels: tuple[str, ...]

@@ -53,6 +53,11 @@ RETRY_CAP_S = 5.0
 """Not longer, so that a broker that is back after any outage shows the truth within 5 s."""
 
 STABLE_S = 10.0
+SHORT_LIVED = 4
+CONTENDED_RETRY_S = 15.0
+"""After so many connections in a row that the broker took and soon ended, another client
+probably uses our name; the two would throw each other out for ever."""
+
 REFUSED_RETRY_S = 30.0
 """After a refusal a person must act; asking more often only fills the broker's log."""
 
@@ -240,6 +245,7 @@ class MqttSink:
     async def _serve(self) -> None:
         await self._told.wait()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
+        n_short = 0
         while not self._stop.is_set():
             since_s = _clock_s()
             try:
@@ -252,7 +258,15 @@ class MqttSink:
             except BrokerUnavailableError as error:
                 lasted_s = _clock_s() - since_s if self._connected else 0.0
                 retry_s = backoff.next_s(lasted_s=lasted_s)
-                self._report(str(error), retry_s=retry_s)
+                fault = str(error)
+                n_short = n_short + 1 if self._connected and lasted_s < STABLE_S else 0
+                if n_short >= SHORT_LIVED:
+                    retry_s = max(retry_s, CONTENDED_RETRY_S)
+                    fault += (
+                        f". Try: look for another client called {self._connector.client_id!r}, "
+                        "such as a second classifier on this stream"
+                    )
+                self._report(fault, retry_s=retry_s)
                 await self._pause(retry_s)
             finally:
                 self._connected = False

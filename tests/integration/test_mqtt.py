@@ -446,6 +446,7 @@ async def test_a_flapping_broker_loses_and_doubles_nothing(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mqtt, "RETRY_CAP_S", 0.25)
+    monkeypatch.setattr(mqtt, "CONTENDED_RETRY_S", 0.25)
     received: set[str] = set()
     async with publisher(broker.settings, tmp_path) as sink:
         for n in range(8):
@@ -458,6 +459,21 @@ async def test_a_flapping_broker_loses_and_doubles_nothing(
                 broker.start()
     assert received == {f"alert-1.{n}" for n in range(8)}
     assert sink.counters.published >= 8
+
+
+async def test_two_classifiers_of_one_name_do_not_throw_each_other_out_for_ever(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    async with (
+        publisher(broker.settings, tmp_path / "one") as one,
+        publisher(broker.settings, tmp_path / "two") as two,
+    ):
+        await until(
+            lambda: any("another client called" in (sink.fault or "") for sink in (one, two)),
+            within_s=30.0,
+        )
+        n_connections = one.counters.reconnects + two.counters.reconnects
+    assert n_connections <= 2 * (mqtt.SHORT_LIVED + 1)
 
 
 async def test_a_frozen_broker_is_noticed_and_no_event_is_lost(

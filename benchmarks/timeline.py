@@ -18,15 +18,14 @@ from benchmarks.machine import describe
 from simulators import scenario
 from simulators.blocks import OFFSET, ONSET, RATE_HZ
 from stream_classifier.bundle import load_bundle
+from stream_classifier.cli.demo import REFRACTORY_S
 from stream_classifier.config import AlarmSettings
 from stream_classifier.datasets import load_rows
+from stream_classifier.demo import GRACE_S
 from stream_classifier.detection.detector import Detector
 from stream_classifier.engines import make_engine
 from stream_classifier.service import detector_settings
 from stream_classifier.signals import AlertEvent, Chunk, EventType, Prediction, StreamSpec
-
-REFRACTORY_S = 10.0
-GRACE_S = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,8 @@ MAX_BATCH_WINDOWS = 4096
 class TorchEngine:
     """Every due window from scratch, batched; for GPUs and for checking the other engines.
 
-    Within 1e-6 of the reference engine; not bit-equal to it, nor to itself in other batches.
+    Within 1e-6 of the reference engine on a CPU (on a GPU not measured yet); not bit-equal to it,
+    nor to itself in other batches.
 
     Not thread-safe.
 

@@ -150,18 +150,6 @@ class Settings(BaseSettings):
     outbox: OutboxSettings = OutboxSettings()
     dataset: DatasetSettings = DatasetSettings()
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags over environment; the file is merged below both by ``load``."""
-        return (init_settings, env_settings)
-
 
 def find_config(path: Path | None = None) -> Path | None:
     """Say which configuration file is read, or None.

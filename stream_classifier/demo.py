@@ -50,7 +50,6 @@ class Tally:
     alerts: list[dict[str, Any]] = field(default_factory=list)
     false_alarms: int = 0
     latencies_ms: list[float] = field(default_factory=list)
-    n_predictions: int = 0
     p: float | None = None
     state: str | None = None
     signal: str = "starting"
@@ -65,7 +64,6 @@ class Tally:
 
     def prediction(self, message: Mapping[str, Any], received_s: float) -> None:
         """Take a prediction as it reached the subscriber."""
-        self.n_predictions += 1
         self.p, self.state, self.signal = message["p"], message["state"], message["signal"]
         self.latencies_ms.append((received_s - unix_s(message["ts"])) * 1e3)
 

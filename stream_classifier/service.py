@@ -94,9 +94,8 @@ async def serve(
     clock = WallClock.set_now(lsl_clock())
 
     def make_detector(spec: StreamSpec) -> Detector:
-        stream = settings.mqtt.stream or spec.name
-        topics = Topics(stream=stream, base=settings.mqtt.base_topic)
-        left = read_latest(settings.outbox.path or outbox_path(stream), topics.event)
+        topics, outbox_file = _places(settings, spec)
+        left = read_latest(outbox_file, topics.event)
         return Detector(
             bundle=bundle,
             spec=spec,
@@ -110,7 +109,8 @@ async def serve(
         await probe(broker)
         reader = Reader(source, make_detector, clock=lsl_clock, stop=stop)
         await stack.enter_async_context(reader)
-        spec = replace(reader.detector.spec, name=settings.mqtt.stream or reader.detector.spec.name)
+        topics, outbox_file = _places(settings, reader.detector.spec)
+        spec = replace(reader.detector.spec, name=topics.stream)
         builder = MessageBuilder(
             spec=spec,
             model=ModelRef(
@@ -121,10 +121,9 @@ async def serve(
             ),
             clock=clock,
         )
-        topics = Topics(stream=spec.name, base=broker.base_topic)
         outbox = await stack.enter_async_context(
             Outbox(
-                path=settings.outbox.path or outbox_path(spec.name),
+                path=outbox_file,
                 max_age_s=settings.outbox.max_age_h * 3600,
                 max_rows=settings.outbox.max_rows,
             )
@@ -177,6 +176,12 @@ def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
 def outbox_path(stream: str) -> Path:
     """Return where a stream's outbox lies unless a setting says otherwise."""
     return platformdirs.user_state_path("stream_classifier") / f"{stream_level(stream)}.sqlite"
+
+
+def _places(settings: Settings, spec: StreamSpec) -> tuple[Topics, Path]:
+    """Return where a stream's results go: its topics, and the file of its outbox."""
+    topics = Topics(stream=settings.mqtt.stream or spec.name, base=settings.mqtt.base_topic)
+    return topics, settings.outbox.path or outbox_path(topics.stream)
 
 
 @contextlib.asynccontextmanager

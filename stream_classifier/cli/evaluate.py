@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from stream_classifier.cli.dataset import DataOption
 from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
@@ -40,14 +40,7 @@ def evaluate(
         typer.Option(help="How the data was split. Default: the bundle's own; recordings."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Picks the window of each row.")] = 0,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder, or the CSV file itself. Default: STREAM_CLASSIFIER_DATA, "
-            "then the user's cache.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score a model on one random window of each held-out row.

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from stream_classifier.cli.dataset import DataOption
 from stream_classifier.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -39,14 +40,7 @@ def train(
     patience: Annotated[
         int | None, typer.Option(min=1, help="Epochs without progress before stopping.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Data folder, or the CSV file itself. Default: STREAM_CLASSIFIER_DATA, "
-            "then the user's cache.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -11,8 +11,8 @@ The manifest lists all other files and is itself the canonical JSON that this ve
 writes, so that any changed byte in any file is refused. That detects damage and mix-ups. It does
 not prove who made a bundle: whoever can write the folder can also write new digests.
 
-Weights are laid out as in PyTorch, gates in the order i, f, g, o (C channels, H hidden units):
-``conv1.weight`` (C, 2, 8), ``conv1.bias`` (C), ``conv2.weight`` (C, C, 8), ``conv2.bias`` (C),
+Weights are laid out as in PyTorch, gates in the order i, f, g, o (C channels, K kernel, H hidden
+units): ``conv1.weight`` (C, 2, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and so on,
 ``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one),
 ``head.weight`` (outputs, 3H; over the last, mean and maximal hidden state), ``head.bias``.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import stat
 import tempfile
@@ -39,7 +40,8 @@ from safetensors.numpy import save as format_safetensors
 from stream_classifier.errors import BundleInvalidError
 from stream_classifier.signals import CLASS_NAMES
 
-FORMAT: Final = "stream_classifier/bundle/1"
+Mode = Literal["windowed", "continuous"]
+FORMAT: Final = "stream_classifier/bundle/2"
 MAX_PARAMETERS: Final = 65_000
 
 MANIFEST: Final = "manifest.json"
@@ -62,13 +64,37 @@ _STRICT: Final = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, fr
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkSpec:
-    """The shape of the network: two unpadded convolutions, an LSTM, a head.
+class ConvSpec:
+    """One unpadded causal convolution of the stem, followed by a ReLU.
 
     Attributes:
-        conv_channels: Outputs of either convolution.
-        kernel_samples: Length of either kernel.
-        stride_samples: Stride of either convolution.
+        channels: Its outputs.
+        kernel: Its length, in steps of what it reads.
+        stride: Steps of what it reads from one output to the next.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    channels: int
+    kernel: int
+    stride: int
+
+    def __post_init__(self) -> None:
+        if not (0 < self.channels <= 256 and 0 < self.kernel <= 64):
+            raise ValueError("a convolution has 1 to 256 channels and a kernel of 1 to 64 steps")
+        if not 0 < self.stride <= self.kernel:
+            raise ValueError("the stride of a convolution must be 1 to its kernel: none is skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """The shape of the network: a stem of unpadded convolutions, an LSTM, a head.
+
+    Attributes:
+        stem: The convolutions, first to last.
         hidden: Units of the LSTM.
         outputs: Classes that the head tells apart.
         output_classes: For each output the index, in ``CLASS_NAMES``, of the class that its
@@ -80,16 +106,14 @@ class NetworkSpec:
 
     __pydantic_config__ = _STRICT
 
-    conv_channels: int = 24
-    kernel_samples: Literal[8] = 8
-    stride_samples: Literal[2] = 2
+    stem: tuple[ConvSpec, ...] = (ConvSpec(24, 8, 2), ConvSpec(24, 8, 2))
     hidden: int = 64
     outputs: int = 5
     output_classes: tuple[int, ...] = (0, 1, 2, 2, 2)
 
     def __post_init__(self) -> None:
-        if not (0 < self.conv_channels <= 256 and 0 < self.hidden <= 256):
-            raise ValueError("conv_channels and hidden must be 1 to 256")
+        if not (0 < len(self.stem) <= 8 and 0 < self.hidden <= 256):
+            raise ValueError("the stem must have 1 to 8 convolutions, hidden must be 1 to 256")
         if len(self.output_classes) != self.outputs or self.outputs > 64:
             raise ValueError("output_classes must have one entry for each of up to 64 outputs")
         if set(self.output_classes) != set(range(len(CLASS_NAMES))):
@@ -98,14 +122,29 @@ class NetworkSpec:
             raise ValueError(f"{self.n_parameters:,} parameters, at most {MAX_PARAMETERS:,}")
 
     @property
+    def stride_samples(self) -> int:
+        """Samples from one step of the LSTM to the next."""
+        return math.prod(conv.stride for conv in self.stem)
+
+    @property
+    def receptive_samples(self) -> int:
+        """Samples that one step of the stem sees, not counting the one before, for the difference."""
+        covered, stride = 1, 1
+        for conv in self.stem:
+            covered += (conv.kernel - 1) * stride
+            stride *= conv.stride
+        return covered
+
+    @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight."""
-        C, H, kernel = self.conv_channels, self.hidden, self.kernel_samples
-        return {
-            "conv1.weight": (C, 2, kernel),
-            "conv1.bias": (C,),
-            "conv2.weight": (C, C, kernel),
-            "conv2.bias": (C,),
+        shapes: dict[str, tuple[int, ...]] = {}
+        C, H = 2, self.hidden
+        for number, conv in enumerate(self.stem, start=1):
+            shapes[f"conv{number}.weight"] = (conv.channels, C, conv.kernel)
+            shapes[f"conv{number}.bias"] = (conv.channels,)
+            C = conv.channels
+        return shapes | {
             "lstm.weight_ih": (4 * H, C),
             "lstm.weight_hh": (4 * H, H),
             "lstm.bias": (4 * H,),
@@ -116,7 +155,7 @@ class NetworkSpec:
     @property
     def n_parameters(self) -> int:
         """How many numbers are learnt."""
-        return sum(int(np.prod(shape)) for shape in self.weight_shapes.values())
+        return sum(math.prod(shape) for shape in self.weight_shapes.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +168,11 @@ class AlarmSpec:
         smoothing_s: Time over which window probabilities are averaged.
         persistence_s: How long the raise threshold must be met.
         refractory_s: How long p must stay below clear before the alert ends.
+        channels_needed: How many channels must agree: a channel and its neighbours, where the
+            labels say where on the head they are; else any channels.
 
     Raises:
-        ValueError: If a threshold or time is out of range.
+        ValueError: If a threshold, time or count is out of range.
     """
 
     __pydantic_config__ = _STRICT
@@ -141,8 +182,11 @@ class AlarmSpec:
     smoothing_s: float
     persistence_s: float
     refractory_s: float
+    channels_needed: int = 1
 
     def __post_init__(self) -> None:
+        if not 1 <= self.channels_needed <= 512:
+            raise ValueError("channels_needed must be 1 to 512")
         if not 0 < self.clear_threshold <= self.raise_threshold < 1:
             raise ValueError("expected 0 < clear_threshold <= raise_threshold < 1")
         if not all(
@@ -160,6 +204,7 @@ class FilterSpec:
         sos: Second-order sections ``(b0, b1, b2, a0, a1, a2)`` at the bundle's rate.
         settle_s: Time after a (re)start during which its output is not to be trusted.
         describes: What it does, for people.
+        mains_hz: Applied only where the mains have this frequency; None: always.
 
     Raises:
         ValueError: If a section has not six coefficients, or a0 is not 1.
@@ -170,12 +215,45 @@ class FilterSpec:
     sos: tuple[tuple[float, ...], ...]
     settle_s: float
     describes: str
+    mains_hz: float | None = None
 
     def __post_init__(self) -> None:
         if not self.sos or any(len(section) != 6 or section[3] != 1 for section in self.sos):
             raise ValueError("each section of sos must have six coefficients, the fourth 1")
         if self.settle_s < 0:
             raise ValueError("settle_s must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class GainSpec:
+    """How a live channel's amplitude is brought to that of the training data.
+
+    The gain of a channel is measured once, on a baseline of good signal, and then frozen: one
+    that followed the signal would normalise away the seizure that it should show.
+
+    Attributes:
+        target_uv: Robust standard deviation (1.4826 times the median absolute deviation) that
+            the filtered baseline has after the gain.
+        baseline_s: Good signal needed, seconds.
+        low: Smallest gain, above 0.
+        high: Largest gain; a larger one would hide a wrong unit.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    target_uv: float
+    baseline_s: float = 60.0
+    low: float = 0.1
+    high: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.target_uv and 1 <= self.baseline_s <= 3600):
+            raise ValueError("target_uv must be above 0, baseline_s 1 to 3600")
+        if not 0 < self.low <= 1 <= self.high:
+            raise ValueError("expected 0 < low <= 1 <= high")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,19 +299,22 @@ class Bundle:
         name: Of the model; lower-case letters, digits, ``-`` and ``_``.
         version: Of the model.
         digest: SHA-256 of the manifest, and through it of everything, in hexadecimal.
-        mode: ``windowed``: each window from zero state.
+        mode: ``windowed``: each window from zero state; ``continuous``: the LSTM's state runs on
+            from the last gap, and the readout slides over its last ``window_samples``.
         rate_hz: Rate of the samples it was trained on.
         window_samples: Length of a window.
         hop_samples: Samples from one window to the next, unless set otherwise.
         class_names: In the order of every probability axis.
         network: Shape of the network.
-        filters: Causal filters before the scaler, in order.
+        filters: Causal filters before the gain and the scaler, in order.
+        gain: How a live channel's amplitude is calibrated; None: taken as it comes.
         scaler_mean_uv: Subtracted from every sample.
         scaler_std_uv: What the difference is divided by.
         alarm: When p(seizure) becomes an alert.
         weights: By name, float32; see the module.
-        selftest_windows: Shape ``(n, window_samples)``, µV, float32, held-out data.
-        selftest_probabilities: Shape ``(n, n_classes)``, float32, what they must give.
+        selftest_windows: Shape ``(n, n_samples)``, µV, float32, held-out data behind the filters;
+            ``window_samples`` long, or longer in continuous mode.
+        selftest_probabilities: Shape ``(n, n_classes)``, float32: the last decision on each.
         split: What it was trained on.
         provenance: How it was made: versions, seed, recipe, command.
         metrics: How good it is, measured once, on the split's test side.
@@ -243,13 +324,14 @@ class Bundle:
     name: str
     version: str
     digest: str
-    mode: Literal["windowed"]
+    mode: Mode
     rate_hz: float
     window_samples: int
     hop_samples: int
     class_names: tuple[str, ...]
     network: NetworkSpec
     filters: tuple[FilterSpec, ...]
+    gain: GainSpec | None
     scaler_mean_uv: float
     scaler_std_uv: float
     alarm: AlarmSpec
@@ -274,16 +356,17 @@ class _Manifest(BaseModel):
 
     model_config = _STRICT
 
-    format: Literal["stream_classifier/bundle/1"] = FORMAT
+    format: Literal["stream_classifier/bundle/2"] = FORMAT
     name: str
     version: str
-    mode: Literal["windowed"]
+    mode: Mode
     rate_hz: float
     window_samples: int
     hop_samples: int
     class_names: tuple[str, ...]
     network: NetworkSpec
     filters: tuple[FilterSpec, ...]
+    gain: GainSpec | None
     alarm: AlarmSpec
     provenance: dict[str, JsonValue]
     metrics: dict[str, JsonValue]
@@ -323,7 +406,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         "selftest.safetensors",
         contents,
         shapes={
-            "windows": (None, manifest.window_samples),
+            "windows": (None, None),
             "probabilities": (None, len(manifest.class_names)),
         },
     )
@@ -331,6 +414,13 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         raise _invalid(
             path=str(path), expected="one row of probabilities for each self-test window",
             found=f"{len(selftest['windows'])} windows, {len(selftest['probabilities'])} rows",
+        )  # fmt: skip
+    n_samples = selftest["windows"].shape[1]
+    longest = manifest.window_samples * (1 if manifest.mode == "windowed" else 64)
+    if not manifest.window_samples <= n_samples <= longest:
+        raise _invalid(
+            path=str(path), found=f"{n_samples}",
+            expected=f"self-test windows of {manifest.window_samples} to {longest} samples",
         )  # fmt: skip
     sums = selftest["probabilities"].sum(axis=1)
     if selftest["probabilities"].min() < 0 or np.abs(sums - 1).max() > 1e-4:
@@ -352,6 +442,7 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         class_names=manifest.class_names,
         network=manifest.network,
         filters=manifest.filters,
+        gain=manifest.gain,
         scaler_mean_uv=float(mean_uv),
         scaler_std_uv=float(std_uv),
         alarm=manifest.alarm,
@@ -382,7 +473,9 @@ def save_bundle(
     metrics: Mapping[str, JsonValue],
     card: str,
     attribution: str,
+    mode: Mode = "windowed",
     filters: tuple[FilterSpec, ...] = (),
+    gain: GainSpec | None = None,
     rate_hz: float = 178.0,
     window_samples: int = 120,
     hop_samples: int = 8,
@@ -406,7 +499,9 @@ def save_bundle(
         metrics: See ``Bundle``.
         card: Text of ``CARD.md``.
         attribution: Text of ``ATTRIBUTION.md``.
+        mode: See ``Bundle``.
         filters: See ``Bundle``.
+        gain: See ``Bundle``.
         rate_hz: See ``Bundle``.
         window_samples: See ``Bundle``.
         hop_samples: See ``Bundle``.
@@ -437,13 +532,14 @@ def save_bundle(
     manifest = _Manifest(
         name=name,
         version=version,
-        mode="windowed",
+        mode=mode,
         rate_hz=rate_hz,
         window_samples=window_samples,
         hop_samples=hop_samples,
         class_names=CLASS_NAMES,
         network=network,
         filters=filters,
+        gain=gain,
         alarm=alarm,
         provenance=dict(provenance),
         metrics=dict(metrics),

@@ -44,7 +44,6 @@ def _split_labels(value: object) -> object:
 
 
 Labels = Annotated[tuple[str, ...] | None, BeforeValidator(_split_labels)]
-_Share = Annotated[float, Field(gt=0, le=1)]
 _Probability = Annotated[float, Field(gt=0, lt=1)]
 _Seconds = Annotated[float, Field(ge=0, le=3600)]
 
@@ -63,6 +62,7 @@ class SourceSettings(Section):
     source_id: str | None = Field(None, description="LSL source_id, the surest choice")
     channels: Labels = Field(None, description="labels of the channels to use; unset: all EEG")
     unit: str | None = Field(None, description="unit of the samples where the stream does not say")
+    mains_hz: Literal[50, 60] = Field(50, description="frequency of the mains at the device, Hz")
     wait_s: Annotated[float, BeforeValidator(parse_wait_s), Field(ge=0)] = Field(
         10.0, description='seconds to wait for the stream at the start, or "forever"'
     )
@@ -89,9 +89,9 @@ class AlarmSettings(Section):
     refractory_s: _Seconds | None = Field(
         None, description="seconds below the clear threshold before an alert is ended"
     )
-    channel_share: _Share = Field(
-        0.25,
-        description="share of all channels that must agree: at least one, at most those usable",
+    channels_needed: Annotated[int, Field(ge=1, le=512)] | None = Field(
+        None,
+        description="channels side by side that must agree; all usable ones where they are fewer",
     )
 
 

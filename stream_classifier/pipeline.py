@@ -22,7 +22,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from stream_classifier.detection.detector import Detector
+from stream_classifier.detection.detector import Decided, Detector
 from stream_classifier.errors import printable
 from stream_classifier.signals import AlertEvent, Prediction, Source, StreamSpec
 from stream_classifier.sinks.messages import (
@@ -74,11 +74,11 @@ class Decision:
     """What one chunk decided.
 
     Attributes:
-        items: Predictions and the events they caused, in order.
+        items: Predictions, the events they caused, and gains, in order.
         decided_s: When, on the source's clock.
     """
 
-    items: tuple[Prediction | AlertEvent, ...]
+    items: tuple[Decided, ...]
     decided_s: float
 
 
@@ -295,7 +295,7 @@ class Pipeline:
         for item in decision.items:
             if isinstance(item, Prediction):
                 self._take_prediction(item, decision.decided_s, decided)
-            else:
+            elif isinstance(item, AlertEvent):
                 await self._take_event(item, decided)
         self._publish_state()
 

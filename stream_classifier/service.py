@@ -79,7 +79,7 @@ async def serve(
         device=settings.model.device,
         hop_samples=settings.model.hop_samples,
     )
-    detection = detector_settings(bundle, settings.alarm)
+    detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)
     stop = threading.Event()
     source = LslSource(
         name=settings.source.name,
@@ -159,18 +159,20 @@ async def _run(pipeline: Pipeline, seconds: float | None) -> None:
             raise
 
 
-def detector_settings(bundle: Bundle, alarm: AlarmSettings) -> DetectorSettings:
+def detector_settings(
+    bundle: Bundle, alarm: AlarmSettings, *, mains_hz: float = 50.0
+) -> DetectorSettings:
     """Take the bundle's alarm rule, and from the settings what they override.
 
     Raises:
         ConfigError: If the thresholds that result make no sense together.
     """
-    overrides = alarm.model_dump(exclude={"channel_share"}, exclude_none=True)
+    overrides = alarm.model_dump(exclude_none=True)
     try:
         rule = replace(bundle.alarm, **overrides)
     except ValueError as error:
         raise ConfigError(f"[alarm], with what the bundle says of the rest: {error}") from error
-    return DetectorSettings(rule=rule, channel_share=alarm.channel_share)
+    return DetectorSettings(rule=rule, mains_hz=mains_hz)
 
 
 def outbox_path(stream: str) -> Path:

@@ -85,6 +85,40 @@ class State(StrEnum):
     ALERT = "alert"
 
 
+class ChannelState(StrEnum):
+    """What a channel's signal is worth: decided on in full, decided on with care, or not at all."""
+
+    GOOD = "good"
+    FAIR = "fair"
+    POOR = "poor"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelQuality:
+    """What the newest window of one channel is worth, and why.
+
+    Attributes:
+        label: Of the channel.
+        state: ``poor``: no decision is made on it.
+        reasons: One word each, the weightiest first; none where it is good.
+        rms_uv: Root mean square about the window's mean, before the bundle's filters and gain,
+            µV; NaN where a sample is missing.
+        mains_share: Power at the mains' frequency and its harmonics, of all power, 0 to 1.
+        flat_share: Share of the window in which nothing moves, 0 to 1.
+        railed_share: Share of the window at its own extreme value, 0 to 1.
+        gain: What its samples are multiplied by; 1 until it is measured.
+    """
+
+    label: str
+    state: ChannelState
+    reasons: tuple[str, ...]
+    rms_uv: float
+    mains_share: float
+    flat_share: float
+    railed_share: float
+    gain: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """What one window says, and what the stream says with it.
@@ -97,6 +131,9 @@ class Prediction:
         reasons: One word a channel: why this window could not be classified, "" if it was.
         p: The stream's p(seizure) in 0..1, or None while nothing can be said.
         state: ``ok``, ``watch`` or ``alert``; None while nothing can be said.
+        calibrating: Whether the stream's gains are still being measured; decisions are live, but
+            made at gain 1.
+        quality: State of each channel's signal: ``good``, ``fair`` or ``poor``.
     """
 
     end_index: int
@@ -106,6 +143,25 @@ class Prediction:
     reasons: tuple[str, ...]
     p: float | None
     state: State | None
+    calibrating: bool = False
+    quality: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The gains of a stream are measured: of all channels that are any good, from here on.
+
+    Emitted again whenever a channel that was no good by then has its gain, too.
+
+    Attributes:
+        end_index: Absolute index, at the bundle's rate, of the last sample before they apply.
+        at_s: Time of that sample on the source's clock.
+        gains: One a channel; None where it is not measured yet, and 1 is used.
+    """
+
+    end_index: int
+    at_s: float
+    gains: tuple[float | None, ...]
 
 
 class EventType(StrEnum):

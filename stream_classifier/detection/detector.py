@@ -11,13 +11,23 @@ from stream_classifier.bundle import AlarmSpec, Bundle
 from stream_classifier.detection.alarm import Alarm
 from stream_classifier.detection.buffer import RingBuffer
 from stream_classifier.detection.filters import CausalFilters
-from stream_classifier.detection.quality import USABLE, judge
+from stream_classifier.detection.fusion import Fusion
+from stream_classifier.detection.gain import FrozenGains
+from stream_classifier.detection.quality import Verdict, make_gate
 from stream_classifier.detection.resampler import Resampler
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.detection.smoother import Smoother
 from stream_classifier.detection.windows import WindowGrid
 from stream_classifier.errors import ShapeError, SignalError
-from stream_classifier.signals import AlertEvent, Chunk, Engine, Prediction, StreamSpec
+from stream_classifier.signals import (
+    AlertEvent,
+    Calibrated,
+    ChannelQuality,
+    Chunk,
+    Engine,
+    Prediction,
+    StreamSpec,
+)
 
 MAX_BATCH_SAMPLES = 4096
 """A longer chunk is worked through in pieces, so that the ring buffer holds each window."""
@@ -25,18 +35,26 @@ MAX_BATCH_SAMPLES = 4096
 MAX_UV = 1e9
 """Beyond this a value is no number: what follows would overflow."""
 
+Decided = Prediction | AlertEvent | Calibrated
+"""What a detector says."""
+
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
     """What may differ from stream to stream.
 
     Attributes:
-        rule: Smoothing, thresholds and times; usually the bundle's.
-        channel_share: Share of the usable channels that must agree.
+        rule: Smoothing, thresholds, times, and how many channels must agree; usually the bundle's.
+        mains_hz: Frequency of the mains where the stream is recorded, 50 or 60.
+        gains: Measured before, one a channel, None where a channel's is unknown; for a bundle with
+            a gain. None: nothing is known.
+        calibrate: Whether to measure the gains that are not known; else they are 1.
     """
 
     rule: AlarmSpec
-    channel_share: float = 0.25
+    mains_hz: float = 50.0
+    gains: tuple[float | None, ...] | None = None
+    calibrate: bool = True
 
 
 class Detector:
@@ -46,14 +64,18 @@ class Detector:
     output is the same (to the bit on the reference engine). A hole in the sample indices is
     a gap: filters, windows and LSTM states start again after it, and nothing is invented.
 
-    Not thread-safe: one thread feeds it and its engine.
+    Not thread-safe: one thread feeds it and its engine. ``quality``, ``gains``, ``calibrating`` and
+    the counters may be looked at from another.
 
     Args:
-        bundle: Model, scaler, filters.
+        bundle: Model, scaler, filters, gain.
         spec: What the stream is; its rate may be any.
         engine: Runs the bundle's network; may be shared with other detectors.
-        settings: Alarm and smoothing.
+        settings: Alarm, smoothing, mains, gains.
         standing: Latest step of an alert that an earlier process left standing, to go on with.
+
+    Raises:
+        ShapeError: If the gains given are not one a channel.
     """
 
     def __init__(
@@ -66,53 +88,82 @@ class Detector:
         standing: AlertEvent | None = None,
     ) -> None:
         n_channels = spec.n_channels
+        rate_hz, hop_samples = bundle.rate_hz, engine.hop_samples
+        if settings.gains is not None and len(settings.gains) != n_channels:
+            raise ShapeError(expected=f"({n_channels},) gains", actual=(len(settings.gains),))
         self.spec = spec
         self.bundle = bundle
         self.n_windows = 0
         self.n_windows_refused = 0  # windows in which no channel could be classified
-        self._rate_hz = bundle.rate_hz
-        self._resampler = Resampler(
-            in_hz=spec.rate_hz, out_hz=bundle.rate_hz, n_channels=n_channels
-        )
-        self._filters = CausalFilters([f.sos for f in bundle.filters], n_channels=n_channels)
-        self._limit_offset = not bundle.filters
-        self._recent = RingBuffer(
-            capacity=MAX_BATCH_SAMPLES + bundle.window_samples,
+        self.n_windows_calibrating = 0
+        self._rate_hz = rate_hz
+        self._resampler = Resampler(in_hz=spec.rate_hz, out_hz=rate_hz, n_channels=n_channels)
+        filters = [f for f in bundle.filters if f.mains_hz in (None, settings.mains_hz)]
+        self._filters = CausalFilters([f.sos for f in filters], n_channels=n_channels)
+        self._gate = make_gate(bundle, n_channels=n_channels, mains_hz=settings.mains_hz)
+        self._gains = FrozenGains(
+            bundle.gain,
             n_channels=n_channels,
+            block_samples=round(rate_hz),
+            stored=settings.gains,
+            calibrate=settings.calibrate,
+        )
+        # Both as they come, and behind the filters: (n_samples, 2 n_channels)
+        self._recent = RingBuffer(
+            capacity=MAX_BATCH_SAMPLES + bundle.window_samples + hop_samples,
+            n_channels=2 * n_channels,
         )
         self._scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
-        self._grid = WindowGrid(
-            window_samples=bundle.window_samples, hop_samples=engine.hop_samples
-        )
+        self._grid = WindowGrid(window_samples=bundle.window_samples, hop_samples=hop_samples)
         self._engine = engine
         self._handle = engine.open(n_channels)
         self._smoother = Smoother(
-            smoothing_samples=round(settings.rule.smoothing_s * bundle.rate_hz),
-            hop_samples=engine.hop_samples,
-            channel_share=settings.channel_share,
+            smoothing_samples=round(settings.rule.smoothing_s * rate_hz), hop_samples=hop_samples
         )
+        self._fusion = Fusion(spec.labels, channels_needed=settings.rule.channels_needed)
         self._raise_threshold = settings.rule.raise_threshold
         self._alarm = Alarm(
             rule=settings.rule,
-            hop_s=engine.hop_samples / bundle.rate_hz,
+            hop_s=hop_samples / rate_hz,
             identity=f"{spec.source_id or spec.name}\n{bundle.digest}",
-            rate_hz=bundle.rate_hz,
+            rate_hz=rate_hz,
         )
         if standing is not None:
             self._alarm.resume(standing)
         self.standing = standing
         self._next_index: int | None = None
-        self._max_batch = max(1, int(MAX_BATCH_SAMPLES * spec.rate_hz / bundle.rate_hz))
+        self._max_batch = max(1, int(MAX_BATCH_SAMPLES * spec.rate_hz / rate_hz))
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        """What each channel is multiplied by now; 1 while it is not measured."""
+        return tuple(self._gains.values.tolist())
+
+    @property
+    def calibrating(self) -> bool:
+        """Whether gains are still being measured on channels that are good enough for it."""
+        return self._gains.calibrating
+
+    @property
+    def calibration_progress(self) -> float:
+        """How much of its baseline the channel that has most of it has, 0 to 1."""
+        return self._gains.progress
+
+    @property
+    def quality(self) -> tuple[ChannelQuality, ...]:
+        """What the newest window of each channel is worth; empty before the first one."""
+        return self._gate.latest(self.spec.labels, self.gains)
 
     @property
     def delay_s(self) -> float:
         """Signal time that must follow a sample before it can be classified."""
         return self._resampler.delay_s
 
-    def feed(self, chunk: Chunk) -> list[Prediction | AlertEvent]:
+    def feed(self, chunk: Chunk) -> list[Decided]:
         """Take the next samples; return what they decide, in order.
 
-        Each window gives one ``Prediction``, followed by the alert events it caused.
+        Each window gives one ``Prediction``, followed by the alert events it caused; gains that are
+        measured give a ``Calibrated``.
 
         Raises:
             ShapeError: If the channels do not match the stream's.
@@ -130,9 +181,9 @@ class Detector:
         if chunk.first_index != self._next_index:
             self._restart(chunk.first_index)
         self._next_index = chunk.indices.stop
-        out: list[Prediction | AlertEvent] = []
+        out: list[Decided] = []
         for start in range(0, len(chunk.samples), self._max_batch):
-            out += self._classify(chunk, chunk.samples[start : start + self._max_batch])
+            out += self._take(chunk, chunk.samples[start : start + self._max_batch])
         return out
 
     def close(self) -> None:
@@ -141,42 +192,71 @@ class Detector:
 
     def _restart(self, first_index: int) -> None:
         self._resampler.restart(first_index)
+        first_index = self._resampler.next_index
         self._filters.restart()
-        self._recent.restart(self._resampler.next_index)
-        self._grid.restart(self._resampler.next_index)
+        self._gate.restart(first_index)
+        self._gains.restart()
+        self._recent.restart(first_index)
+        self._grid.restart(first_index)
         self._engine.reset(self._handle)
         self._alarm.interrupt()
 
-    def _classify(
-        self, chunk: Chunk, samples: NDArray[np.float32]
-    ) -> list[Prediction | AlertEvent]:
+    def _take(self, chunk: Chunk, samples: NDArray[np.float32]) -> list[Decided]:
         known = np.where(np.abs(samples) < MAX_UV, samples, np.float32(np.nan))
         resampled = self._resampler.feed(known)
-        self._recent.append(resampled)
-        scaled = self._scaler.scale(self._filters.feed(resampled))
-        windows = self._engine.feed({self._handle: scaled})[self._handle]
-        out: list[Prediction | AlertEvent] = []
-        for probabilities, window in zip(windows, self._grid.take(len(windows)), strict=True):
-            out += self._decide(chunk, probabilities, window)
+        out: list[Decided] = []
+        for piece in self._gains.split(resampled, self._recent.held.stop):
+            out += self._classify(chunk, piece)
         return out
 
+    def _classify(self, chunk: Chunk, raw: NDArray[np.float32]) -> list[Decided]:
+        """Decide on the windows that end in samples of one gain."""
+        filtered = self._filters.feed(raw)
+        self._recent.append(np.concatenate([raw, filtered], axis=1))
+        scaled = self._scaler.scale(filtered * self._gains.values)
+        finished = self._engine.feed({self._handle: scaled})[self._handle]
+        windows = self._grid.take(len(finished))
+        out: list[Decided] = []
+        usable: NDArray[np.bool_] = np.ones(self.spec.n_channels, dtype=np.bool_)
+        if windows:
+            seen = self._recent.read(range(windows[0].start, windows[-1].stop))
+            verdicts = self._gate.judge(
+                *np.split(seen, 2, axis=1), ends=[w.stop for w in windows], gains=self._gains.values
+            )
+            usable = np.asarray(verdicts.usable.all(axis=0))
+            for i, window in enumerate(windows):
+                out += self._decide(chunk, finished[i], window.stop - 1, verdicts.at(i))
+        return out + self._calibrate(chunk, filtered, usable)
+
+    def _calibrate(
+        self, chunk: Chunk, filtered: NDArray[np.float32], usable: NDArray[np.bool_]
+    ) -> list[Decided]:
+        was_calibrating = self._gains.calibrating
+        end_index = self._recent.held.stop
+        changed = self._gains.add(filtered, usable, end_index)
+        if not changed.any() and self._gains.calibrating == was_calibrating:
+            return []
+        # A window of two gains has a step in its amplitude, as a seizure has.
+        self._gate.hold(changed, end_index)
+        if self._gains.calibrating:
+            return []
+        at_s = chunk.origin_s + (end_index - 1) / self._rate_hz
+        return [Calibrated(end_index=end_index - 1, at_s=at_s, gains=self._gains.measured)]
+
     def _decide(
-        self, chunk: Chunk, probabilities: NDArray[np.float32], window: range
-    ) -> list[Prediction | AlertEvent]:
-        end_index = window.stop - 1
+        self, chunk: Chunk, probabilities: NDArray[np.float32], end_index: int, verdict: Verdict
+    ) -> list[Decided]:
         since_start_s = end_index / self._rate_hz
         at_s = chunk.origin_s + since_start_s
-        reasons = judge(self._recent.read(window), limit_offset=self._limit_offset)
-        usable = np.array([reason == USABLE for reason in reasons])
+        usable = verdict.usable
         probabilities = np.where(usable[:, None], probabilities, np.float32(np.nan))
         self.n_windows += 1
         self.n_windows_refused += not usable.any()
+        self.n_windows_calibrating += self.calibrating
         smoothed = self._smoother.add(end_index, probabilities[:, 0])
-        p = self._smoother.agree(smoothed) if usable.any() else None
+        p = self._fusion.agree(smoothed) if usable.any() else None
         above = tuple(
-            label
-            for label, value in zip(self.spec.labels, smoothed, strict=True)
-            if value >= self._raise_threshold
+            self.spec.labels[i] for i in np.flatnonzero(smoothed >= self._raise_threshold)
         )
         events = self._alarm.add(at_s, p, above, nominal_s=chunk.anchor_s + since_start_s)
         prediction = Prediction(
@@ -184,8 +264,10 @@ class Detector:
             at_s=at_s,
             probabilities=probabilities,
             smoothed=smoothed,
-            reasons=reasons,
+            reasons=verdict.reasons,
             p=p,
             state=self._alarm.state(p),
+            calibrating=self.calibrating,
+            quality=verdict.states,
         )
         return [prediction, *events]

@@ -1,4 +1,4 @@
-"""Window probabilities to what the stream says now."""
+"""Window probabilities to what a channel says now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Smoother:
-    """The mean of the last second of windows, and the agreement of the channels.
+    """The mean of the last second of windows.
 
     A channel needs half of the windows that the smoothing time holds, else it says nothing:
     one lone window after a gap must not raise an alarm. A gap does not empty the smoother, it
@@ -20,14 +20,11 @@ class Smoother:
         smoothing_samples: Time averaged, in samples at the bundle's rate; 0 takes each window
             as it comes.
         hop_samples: Samples from one window to the next.
-        channel_share: Share of all channels that must reach a value for the stream to have
-            it: at least one, and all that are known where those are fewer.
     """
 
-    def __init__(self, *, smoothing_samples: int, hop_samples: int, channel_share: float) -> None:
+    def __init__(self, *, smoothing_samples: int, hop_samples: int) -> None:
         self._reach = max(smoothing_samples, 1)
         self._needed = math.ceil(math.ceil(self._reach / hop_samples) / 2)
-        self._channel_share = channel_share
         self._recent: deque[tuple[int, NDArray[np.float32]]] = deque()
 
     def add(self, end_index: int, seizure: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -49,11 +46,3 @@ class Smoother:
         total = np.where(known, values, 0).sum(axis=0, dtype=np.float64)
         mean = total / np.maximum(n_known, 1)
         return np.where(n_known >= self._needed, mean, np.nan).astype(np.float32)
-
-    def agree(self, smoothed: NDArray[np.float32]) -> float | None:
-        """Return the highest value that enough channels reach, or None if none is known."""
-        known = np.sort(smoothed[np.isfinite(smoothed)])[::-1]
-        if not known.size:
-            return None
-        n_needed = max(1, math.ceil(self._channel_share * smoothed.size))
-        return float(known[min(n_needed, known.size) - 1])

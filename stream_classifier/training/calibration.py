@@ -116,12 +116,15 @@ def smooth_recordings(
         smoother = Smoother(
             smoothing_samples=round(smoothing_s * rate_hz),
             hop_samples=hop_samples,
-            channel_share=1.0,
         )
         ends = range(window_samples, len(rows.recording(key)) + 1, hop_samples)
-        smoothed[key] = [
-            (end / rate_hz, smoother.agree(smoother.add(end - 1, p[:1])))
+        values = (
+            smoother.add(end - 1, p[:1]).item()
             for end, p in zip(ends, classify(np.ascontiguousarray(windows)), strict=True)
+        )
+        smoothed[key] = [
+            (end / rate_hz, None if np.isnan(value) else value)
+            for end, value in zip(ends, values, strict=True)
         ]
     return smoothed
 

@@ -22,8 +22,8 @@ SETTINGS = DetectorSettings(
         smoothing_s=0.2,
         persistence_s=0.0,
         refractory_s=0.1,
+        channels_needed=2,
     ),
-    channel_share=0.5,
 )
 
 

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from stream_classifier.detection.quality import judge
+from stream_classifier.detection.quality import HardLimits
+
+
+def judge(window, *, limit_offset):
+    gate = HardLimits(window_samples=len(window), limit_offset=limit_offset)
+    return (
+        gate.judge(window, window, ends=[len(window)], gains=np.ones(1, np.float32)).at(0).reasons
+    )
+
 
 RNG = np.random.default_rng(5)
 

@@ -16,6 +16,10 @@
     * StreamDescriptionError
     * StreamLostError
     * StreamChangedError
+    * RecordingError                 4  a file that is to be played
+      * RecordingNotFoundError
+      * RecordingInvalidError
+      * RecordingUnusableError
   * SinkError                        1  the broker, or the network to it
     * BrokerUnavailableError
     * BrokerRefusedError             5  wrong credentials
@@ -23,6 +27,7 @@
   * BundleError                      6  the model
     * BundleInvalidError
     * UnseenDataError                6  asked to score what the model was trained on
+    * TimelineNeededError            6  asked for events, alarms or delays of single rows
   * EngineError                      6
 
 Constructors take facts and compose the message: what was expected, what was
@@ -189,6 +194,33 @@ class StreamChangedError(SourceError):
         )
 
 
+class RecordingError(SourceError):
+    """A recording cannot be played."""
+
+
+class RecordingNotFoundError(RecordingError):
+    """There is no such file, and no recording of the data set of that name."""
+
+    def __init__(self, name: str, *, looked_for: str, fix: str) -> None:
+        super().__init__(f"no recording {printable(name)!r}: {looked_for}. Try: {fix}")
+
+
+class RecordingInvalidError(RecordingError):
+    """A recording is damaged, cut off, too large, or not what its name says."""
+
+    def __init__(
+        self, *, path: str, expected: str, found: str, fix: str = "the original file"
+    ) -> None:
+        super().__init__(printable(f"{path}: expected {expected}, found {found}. Try: {fix}"))
+
+
+class RecordingUnusableError(RecordingError):
+    """A recording was played to its end, and no window of it could be classified."""
+
+    def __init__(self, *, path: str, why: str) -> None:
+        super().__init__(printable(f"{path}: no usable signal: {why}"))
+
+
 class SinkError(StreamClassifierError):
     """Results could not be handed on."""
 
@@ -224,6 +256,17 @@ class BundleInvalidError(BundleError):
 
 class UnseenDataError(BundleError):
     """Scoring was asked for on data that the bundle was trained on."""
+
+
+class TimelineNeededError(BundleError):
+    """Events, alarms or delays were asked for where there are only single rows."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "events are scored on a timeline: expected held-out recordings, found single rows of "
+            "one second, which have neither a before nor an after. Try: a bundle trained with "
+            "--protocol recordings, such as bonn"
+        )
 
 
 class EngineError(BundleError):

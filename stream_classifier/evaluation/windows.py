@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from stream_classifier.errors import UnseenDataError
+from stream_classifier.evaluation.intervals import draw_sums, quantile_bounds, sum_by_recording
 from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
     from stream_classifier.bundle import Split
     from stream_classifier.datasets import SeizureRows
-
-N_BOOTSTRAP: Final = 2_000
 
 Classify = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Windows of shape ``(n, window_samples)``, µV, to probabilities of shape ``(n, 3)``."""
@@ -78,9 +77,7 @@ class WindowReport:
     def intervals(self, *, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals of all figures.
 
-        Recordings are drawn with replacement, not windows: windows of one recording resemble
-        one another, and would make the interval too narrow (Efron & Tibshirani, An
-        Introduction to the Bootstrap, 1993, ch. 13 and 8.6; percentile method, 2,000 draws).
+        Recordings are drawn with replacement, not windows; see ``evaluation.intervals``.
 
         Args:
             level: Share of the draws within an interval.
@@ -90,12 +87,9 @@ class WindowReport:
             ``f1.<class>``.
         """
         n = len(CLASS_NAMES)
-        keys, of_key = np.unique(self.recordings, return_inverse=True)
-        counts = np.zeros((len(keys), n * n), dtype=np.intp)
-        np.add.at(counts, (of_key, self.truth * n + self.decided), 1)
-        rng = np.random.default_rng(self.seed)
-        weights = rng.multinomial(len(keys), np.full(len(keys), 1 / len(keys)), size=N_BOOTSTRAP)
-        drawn = (weights @ counts).reshape(N_BOOTSTRAP, n, n)
+        cells = np.eye(n * n)[self.truth * n + self.decided]  # (n_windows, n * n)
+        counts = sum_by_recording(cells, self.recordings)
+        drawn = draw_sums(counts, seed=self.seed).reshape(-1, n, n)
         right = np.diagonal(drawn, axis1=1, axis2=2)  # (draws, classes)
         with np.errstate(invalid="ignore"):  # a draw may lack a class: NaN, left out below
             recall = right / drawn.sum(axis=2)
@@ -107,11 +101,7 @@ class WindowReport:
         for c, name in enumerate(CLASS_NAMES):
             figures[f"recall.{name}"] = recall[:, c]
             figures[f"f1.{name}"] = f1[:, c]
-        tail = (1 - level) / 2
-        return {
-            name: (float(np.nanquantile(of, tail)), float(np.nanquantile(of, 1 - tail)))
-            for name, of in figures.items()
-        }
+        return {name: quantile_bounds(of, level=level) for name, of in figures.items()}
 
 
 def summarise(confusion: NDArray[np.intp]) -> Figures:

@@ -16,6 +16,10 @@ MAX_CHANNELS = 512
 MAX_TEXT = 256
 """A description beyond these is not from an amplifier."""
 
+MAX_RATE_HZ = 100_000.0
+MIN_RATE_HZ = 60.0
+"""Half of it is the fastest oscillation that is left; EEG is read up to 30 Hz at the least."""
+
 EEG_TYPES = frozenset({"", "eeg", "ieeg", "seeg", "ecog", "dbs"})
 """Channel types taken for EEG (lower case; the usual names of BIDS), and none given."""
 
@@ -77,6 +81,7 @@ def plan_channels(
     n_channels: int,
     wanted: Sequence[str] | None = None,
     unit: str | None = None,
+    kind: str = "LSL stream",
 ) -> ChannelPlan:
     """Decide how to read a stream from what its description says.
 
@@ -86,6 +91,7 @@ def plan_channels(
         n_channels: Columns of its samples.
         wanted: Labels to use, in this order; None for every EEG channel.
         unit: Unit of all channels; goes over the description's.
+        kind: What it is, for messages.
 
     Raises:
         StreamDescriptionError: If a wanted label is not there or not unique, if nothing is
@@ -93,6 +99,7 @@ def plan_channels(
     """
     if unit is not None and uv_per_unit(unit) is None:
         raise StreamDescriptionError(f"unit {unit!r} is not known. Try: --unit uV, mV or V")
+    name = f"{kind} {stream!r}"
     notes = []
     if described and len(described) != n_channels:
         notes.append(
@@ -105,7 +112,7 @@ def plan_channels(
     if unnamed := [label for label, text in zip(labels, texts, strict=True) if not text.label]:
         notes.append(f"channels without a label are called {listed(unnamed)}")
     if wanted is not None:
-        columns = [_column(label, labels, stream) for label in wanted]
+        columns = [_column(label, labels, name) for label in wanted]
     else:
         columns = [n for n, text in enumerate(texts) if text.type.strip().lower() in EEG_TYPES]
         left_out = [
@@ -115,7 +122,7 @@ def plan_channels(
             notes.append(f"channels left out, not EEG: {listed(left_out)}")
     if not columns:
         raise StreamDescriptionError(
-            f"LSL stream {stream!r} has no EEG channel. {'; '.join(notes)}. "
+            f"{name} has no EEG channel. {'; '.join(notes)}. "
             "Try: --channels with the labels to use"
         )
     if unit is not None:
@@ -125,34 +132,34 @@ def plan_channels(
     return ChannelPlan(
         labels=tuple(labels[n] for n in columns),
         columns=tuple(columns),
-        uv_per_unit=tuple(_factor(texts[n], labels[n], unit, stream) for n in columns),
+        uv_per_unit=tuple(_factor(texts[n], labels[n], unit, name) for n in columns),
         notes=tuple(notes),
     )
 
 
-def _column(label: str, labels: Sequence[str], stream: str) -> int:
+def _column(label: str, labels: Sequence[str], name: str) -> int:
     times = Counter(labels)[label]
     if times == 1:
         return labels.index(label)
     if times > 1:
         raise StreamDescriptionError(
-            f"LSL stream {stream!r} has {times} channels labelled {label!r}, so the label does not "
+            f"{name} has {times} channels labelled {label!r}, so the label does not "
             "say which. Try: unique labels at the device"
         )
     near = difflib.get_close_matches(label.lower(), [known.lower() for known in labels], n=1)
     meant = next((known for known in labels if near and known.lower() == near[0]), None)
     hint = f"Did you mean {meant!r}? " if meant else ""
     raise StreamDescriptionError(
-        f"LSL stream {stream!r} has no channel {label!r}. {hint}It has: {listed(labels)}"
+        f"{name} has no channel {label!r}. {hint}It has: {listed(labels)}"
     )
 
 
-def _factor(text: ChannelText, label: str, unit: str | None, stream: str) -> float:
+def _factor(text: ChannelText, label: str, unit: str | None, name: str) -> float:
     factor = uv_per_unit(text.unit if unit is None else unit)
     if factor is None:
         said = f"gives the unit {text.unit!r}" if text.unit else "gives no unit"
         raise StreamDescriptionError(
-            f"LSL stream {stream!r} {said} for channel {label!r}; it must be V, mV or uV, because "
+            f"{name} {said} for channel {label!r}; it must be V, mV or uV, because "
             "a wrong guess would hide or invent seizures. Try: --unit uV if you know that it is"
         )
     return factor

@@ -23,7 +23,9 @@ from stream_classifier.errors import (
 )
 from stream_classifier.sources.channels import (
     MAX_CHANNELS,
+    MAX_RATE_HZ,
     MAX_TEXT,
+    MIN_RATE_HZ,
     ChannelPlan,
     ChannelText,
     listed,
@@ -65,10 +67,6 @@ FOREIGN_CLOCK_S = 60.0
 
 FUTURE_S = 15.0
 """Stamps this far ahead of their arrival are of a clock that was set; no estimate is that bad."""
-
-MAX_RATE_HZ = 100_000.0
-MIN_RATE_HZ = 60.0
-"""Half of it is the fastest oscillation that is left; EEG is read up to 30 Hz at the least."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Recordings on disk, one file a format; ``sources/recording.py`` plays them."""

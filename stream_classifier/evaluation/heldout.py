@@ -166,7 +166,31 @@ def row_probabilities(
     distort: Callable[[F32], F32] = lambda signal_uv: signal_uv,
     rate_hz: float | None = None,
 ) -> F32:
-    """Probabilities of one random window of each row.
+    """Probabilities of one random window of each row, shape ``(n, 3)``; see ``decide_rows``."""
+    _, probabilities = decide_rows(
+        bundle, rows, numbers, seeds=(seed,), distort=distort, rate_hz=rate_hz
+    )
+    return np.asarray(probabilities[0])
+
+
+def row_means(
+    bundle: Bundle, rows: SeizureRows, numbers: NDArray[np.intp], *, seed: int, n_windows: int = 8
+) -> F32:
+    """Mean probabilities of several random windows of each row, shape ``(n, 3)``."""
+    seeds = range(seed, seed + n_windows)
+    return np.asarray(decide_rows(bundle, rows, numbers, seeds=seeds)[1].mean(axis=0))
+
+
+def decide_rows(
+    bundle: Bundle,
+    rows: SeizureRows,
+    numbers: NDArray[np.intp],
+    *,
+    seeds: Sequence[int],
+    distort: Callable[[F32], F32] = lambda signal_uv: signal_uv,
+    rate_hz: float | None = None,
+) -> tuple[NDArray[np.intp], F32]:
+    """Decide random windows of rows: one of each row for each seed.
 
     Each row's whole recording is conditioned, so that filters have settled; the window lies
     wholly within its row. In continuous mode the decision is one of those that the running
@@ -176,37 +200,42 @@ def row_probabilities(
         bundle: The model.
         rows: The data set.
         numbers: Numbers of the rows, shape ``(n,)``.
-        seed: Picks the windows.
+        seeds: Each picks one window of each row.
         distort: Changes recordings of shape ``(n_samples, n_lanes)``, µV, before anything else.
         rate_hz: Rate of what ``distort`` returns; None: that of the data.
 
     Returns:
-        Shape ``(n, 3)``.
+        Index, at the bundle's rate and in its recording, of each window's last sample, shape
+        ``(n_seeds, n)``; and probabilities, ``(n_seeds, n, 3)``.
     """
-    data_hz = data_rate_hz(bundle)
-    place = np.random.default_rng(seed)
+    data_hz, length = data_rate_hz(bundle), bundle.window_samples
     keys = list(dict.fromkeys(rows.recordings[numbers].tolist()))
+    lane_of = {key: lane for lane, key in enumerate(keys)}
+    lanes = np.array([lane_of[key] for key in rows.recordings[numbers].tolist()])
     signal_uv = distort(np.stack([rows.recording(key) for key in keys], axis=1))
     fed_hz = data_hz if rate_hz is None else rate_hz
-    # Rows as stretches of the conditioned signal: a row's window starts in first .. last.
-    row_s = ROW_SAMPLES / data_hz
-    chunks = rows.chunks[numbers] - 1
-    lane_of = {key: lane for lane, key in enumerate(keys)}
-    lane = np.array([lane_of[key] for key in rows.recordings[numbers].tolist()])
-    begin = np.ceil(chunks * row_s * bundle.rate_hz - 1e-6).astype(np.intp)
-    end = np.floor((chunks + 1) * row_s * bundle.rate_hz + 1e-6).astype(np.intp)
-    if bundle.mode == "windowed":
-        offset, samples_uv = condition(bundle, signal_uv, rate_hz=fed_hz)
-        low = np.maximum(begin, offset)
-        high = np.minimum(end, offset + len(samples_uv)) - bundle.window_samples
-        starts = low + place.integers(high - low + 1) - offset
-        cut = starts[:, None] + np.arange(bundle.window_samples)
-        return classify_windows(bundle, samples_uv[cut, lane[:, None]])
-    ends, probabilities = decide(bundle, signal_uv, rate_hz=fed_hz)
-    low = np.searchsorted(ends, begin + bundle.window_samples - 1)
-    high = np.searchsorted(ends, end) - 1
-    chosen = low + place.integers(high - low + 1)
-    return np.asarray(probabilities[chosen, lane])
+    # Where each row begins and ends, at the bundle's rate.
+    scale = ROW_SAMPLES / data_hz * bundle.rate_hz
+    begin = np.ceil((rows.chunks[numbers] - 1) * scale - 1e-6).astype(np.intp)
+    end = np.floor(rows.chunks[numbers] * scale + 1e-6).astype(np.intp)
+    if bundle.mode == "continuous":
+        ends, decided = decide(bundle, signal_uv, rate_hz=fed_hz)
+        low = np.searchsorted(ends, begin + length - 1)
+        high = np.searchsorted(ends, end)
+        chosen = [_between(seed, low, high) for seed in seeds]
+        return np.stack([ends[c] for c in chosen]), np.stack([decided[c, lanes] for c in chosen])
+    offset, samples_uv = condition(bundle, signal_uv, rate_hz=fed_hz)
+    low = np.maximum(begin, offset)
+    high = np.minimum(end, offset + len(samples_uv)) - length + 1
+    starts = np.stack([_between(seed, low, high) for seed in seeds])
+    cut = (starts - offset)[..., None] + np.arange(length)  # (n_seeds, n, length)
+    windows = samples_uv[cut, lanes[:, None]]
+    return starts + length - 1, np.stack([classify_windows(bundle, some) for some in windows])
+
+
+def _between(seed: int, low: NDArray[np.intp], high: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Integers from ``low`` to below ``high``, drawn as ``windows.draw_windows`` draws them."""
+    return np.asarray(low + np.random.default_rng(seed).integers(high - low))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -378,6 +378,15 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in _MODELS.glob(f"*/{MANIFEST}")))
 
 
+def default_bundle(kind: Literal["live", "dataset"]) -> str:
+    """Return the name of the bundle for a kind of signal, where the user names none.
+
+    Args:
+        kind: ``live``: of a head, or a recording of one; ``dataset``: the data set's own replays.
+    """
+    return "headset" if kind == "live" and "headset" in shipped() else "bonn"
+
+
 def load_bundle(name_or_path: str | Path) -> Bundle:
     """Read a bundle, and refuse it unless every byte is what was written.
 

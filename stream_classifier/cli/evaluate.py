@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stream_classifier.cli.dataset import DataOption
+from stream_classifier.cli.recordings import evaluate_recordings
 from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
@@ -42,11 +44,52 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Picks the window of each row.")] = 0,
     data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: play the recordings in this folder (EDF, BDF, XDF, CSV, BIDS), or one "
+            "file, and count alarms.",
+            show_default=False,
+        ),
+    ] = None,
+    named: Annotated[
+        str | None, typer.Option("--bundle", help="The same as BUNDLE.", show_default=False)
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option(help="With --recordings: labels to use, e.g. C3,C4.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="With --recordings: unit, whatever they say.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="With --recordings: sampling rate of text files, Hz.")
+    ] = None,
+    mains_hz: Annotated[
+        float, typer.Option(help="With --recordings: frequency of the mains, 50 or 60.")
+    ] = 50.0,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="With --recordings: processes.")] = 1,
 ) -> None:
     """Score a model on one random window of each held-out row.
 
+    With --recordings: play recordings from anywhere through the detector. A file of a folder that
+    cannot be played is left out, and the report says why (exit code 4 if none can).
+
     Only what the bundle has not seen is scored; anything else is refused (exit code 6).
     """
+    bundle = named or bundle
+    if recordings is not None:
+        evaluate_recordings(
+            recordings,
+            bundle=bundle,
+            channels=channels,
+            unit=unit,
+            rate_hz=rate,
+            mains_hz=mains_hz,
+            n_jobs=jobs,
+            as_json=as_json,
+        )
+        return
+
     from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy; not for --help
     from stream_classifier.datasets import load_rows  # noqa: PLC0415
     from stream_classifier.engines.reference import classify_windows  # noqa: PLC0415

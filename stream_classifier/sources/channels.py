@@ -122,8 +122,7 @@ def plan_channels(
             notes.append(f"channels left out, not EEG: {listed(left_out)}")
     if not columns:
         raise StreamDescriptionError(
-            f"{name} has no EEG channel. {'; '.join(notes)}. "
-            "Try: --channels with the labels to use"
+            f"{name} has no EEG channel. {'; '.join(notes)}. Try: --channels with the labels to use"
         )
     if unit is not None:
         said = {texts[n].unit for n in columns} - {""}
@@ -149,9 +148,7 @@ def _column(label: str, labels: Sequence[str], name: str) -> int:
     near = difflib.get_close_matches(label.lower(), [known.lower() for known in labels], n=1)
     meant = next((known for known in labels if near and known.lower() == near[0]), None)
     hint = f"Did you mean {meant!r}? " if meant else ""
-    raise StreamDescriptionError(
-        f"{name} has no channel {label!r}. {hint}It has: {listed(labels)}"
-    )
+    raise StreamDescriptionError(f"{name} has no channel {label!r}. {hint}It has: {listed(labels)}")
 
 
 def _factor(text: ChannelText, label: str, unit: str | None, name: str) -> float:

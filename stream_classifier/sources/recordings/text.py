@@ -3,8 +3,8 @@
 A sampling rate must be declared: in a comment line at the top (``# rate_hz: 256``, ``%Sample Rate
 = 250 Hz``), in a file of the same name that ends in ``.json`` (``{"SamplingFrequency": 256}``, as
 BIDS has it), or by the user. A unit must be declared, too: in a column's name (``C3 [uV]``), in a
-comment line (``# unit: uV``), in that file (``"Units"``), or by the user. Each line is one sample; an
-empty cell, ``nan`` and ``n/a`` are missing values.
+comment line (``# unit: uV``), in that file (``"Units"``), or by the user. Each line is one sample;
+an empty cell, ``nan`` and ``n/a`` are missing values.
 """
 
 from __future__ import annotations

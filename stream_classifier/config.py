@@ -66,6 +66,15 @@ class SourceSettings(Section):
     wait_s: Annotated[float, BeforeValidator(parse_wait_s), Field(ge=0)] = Field(
         10.0, description='seconds to wait for the stream at the start, or "forever"'
     )
+    recording: str | None = Field(
+        None, description="play this instead: a file, or the key of a recording of the data set"
+    )
+    speed: Annotated[float, Field(ge=0, le=1000)] = Field(
+        0.0, description="of a recording: seconds of signal a second; 0: as fast as it goes"
+    )
+    rate_hz: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="sampling rate of a recording that is text and does not say"
+    )
 
 
 class ModelSettings(Section):
@@ -99,7 +108,9 @@ class MqttSettings(Section):
     """Where results go."""
 
     broker: str = Field(
-        "mqtt://127.0.0.1:1883", description='mqtt://host:port, mqtts://host:port or "embedded"'
+        "mqtt://127.0.0.1:1883",
+        description='mqtt://host:port, mqtts://host:port, "embedded", or "none" (alerts of a '
+        "recording are printed; its default)",
     )
     username: str | None = Field(None, description="user name at the broker")
     password: SecretStr | None = Field(None, description="environment only; or use password_file")

@@ -49,6 +49,9 @@ says nothing of now: old data is never shown as a live signal."""
 WATCH_EVERY_S = 0.25
 """How often the age of the newest sample is looked at."""
 
+PATIENCE_S = 0.01
+"""How long a patient reader waits before it looks again whether there is room."""
+
 JOIN_WITHIN_S = 2.0
 """How long a reader may take to leave its source when asked to stop."""
 
@@ -103,6 +106,8 @@ class Reader:
         make_detector: Called on the thread once the stream is known.
         clock: The source's clock, seconds; callable from any thread.
         stop: Set to make a source that is still looking for its stream give up.
+        patient: Whether the source may wait for a stalled loop, as a recording may, so that
+            nothing is shed.
 
     Raises:
         SourceError: On entering, if the source cannot be attached; from ``decisions`` if it
@@ -116,11 +121,13 @@ class Reader:
         *,
         clock: Callable[[], float],
         stop: threading.Event,
+        patient: bool = False,
     ) -> None:
         self._source = source
         self._make_detector = make_detector
         self._clock = clock
         self._stop = stop
+        self._patient = patient
         self._inbox: collections.deque[Decision] = collections.deque()
         self.shed = 0  # predictions dropped because the event loop was stalled
         self.last_sample_s = 0.0  # on the source's clock; at first, when it was attached
@@ -207,6 +214,8 @@ class Reader:
             detector.close()
 
     def _hand_over(self, decision: Decision) -> None:
+        while self._patient and len(self._inbox) >= INBOX_LIMIT and not self._stop.is_set():
+            self._stop.wait(PATIENCE_S)
         if len(self._inbox) >= INBOX_LIMIT:
             events = tuple(item for item in decision.items if isinstance(item, AlertEvent))
             self.shed += len(decision.items) - len(events)

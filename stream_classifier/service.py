@@ -16,16 +16,18 @@ import numpy as np
 import platformdirs
 
 from stream_classifier import __version__
-from stream_classifier.bundle import Bundle, load_bundle
-from stream_classifier.config import AlarmSettings, MqttSettings, Settings
+from stream_classifier.bundle import Bundle, default_bundle, load_bundle
+from stream_classifier.config import AlarmSettings, MqttSettings, Settings, SourceSettings
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines import make_engine
-from stream_classifier.errors import ConfigError
-from stream_classifier.pipeline import Pipeline, Reader
+from stream_classifier.errors import ConfigError, RecordingUnusableError
+from stream_classifier.pipeline import Pipeline, Reader, Sink
 from stream_classifier.signals import StreamSpec
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
 from stream_classifier.sinks.connection import probe
+from stream_classifier.sinks.console import ConsoleSink
 from stream_classifier.sinks.messages import (
+    EventMessage,
     MessageBuilder,
     ModelRef,
     WallClock,
@@ -35,6 +37,13 @@ from stream_classifier.sinks.mqtt import MqttSink
 from stream_classifier.sinks.outbox import Outbox, read_latest
 from stream_classifier.sinks.topics import Topics, stream_level
 from stream_classifier.sources.lsl import LslSource, lsl_clock
+from stream_classifier.sources.recording import RecordingSource, open_recording
+from stream_classifier.sources.recordings.material import Ask
+
+DELIVER_WITHIN_S = 5.0
+"""At the end of a recording: how long to wait for a broker that takes nothing of what is left."""
+
+LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +52,13 @@ class Attached:
 
     Attributes:
         spec: The stream, as it announces itself.
-        broker: Where results go.
+        broker: Where results go; None: nowhere but to ``on_event``.
         topics: Its topics.
         bundle: What decides.
     """
 
     spec: StreamSpec
-    broker: BrokerSettings
+    broker: BrokerSettings | None
     topics: Topics
     bundle: Bundle
 
@@ -59,20 +68,27 @@ async def serve(
     *,
     on_attached: Callable[[Attached], None],
     on_ended: Callable[[dict[str, Any]], None],
+    on_event: Callable[[EventMessage, WallClock], None] = lambda _event, _clock: None,
     seconds: float | None = None,
 ) -> None:
-    """Run one stream's pipeline until it is cancelled.
+    """Run one stream's pipeline until it is cancelled, or its recording ends.
+
+    Of a recording, an alert that an earlier run left standing is not gone on with, so that the same
+    bytes give the same alerts.
 
     Args:
         settings: Everything.
         on_attached: Told once, when the stream is attached.
         on_ended: Told what happened, counts and latencies, however it ended.
+        on_event: Told each step of an alert where nothing is published, and what brings its times
+            to seconds of the source's clock.
         seconds: Stop by itself this long after attaching; None runs on.
 
     Raises:
         StreamClassifierError: Whatever a person must mend; see the error tree.
     """
-    bundle = load_bundle(settings.model.bundle)
+    publishes = _publishes(settings)
+    bundle = load_bundle(_bundle_name(settings))
     engine = make_engine(
         bundle,
         name=settings.model.engine,
@@ -81,21 +97,16 @@ async def serve(
     )
     detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)
     stop = threading.Event()
-    source = LslSource(
-        name=settings.source.name,
-        type=settings.source.type,
-        source_id=settings.source.source_id,
-        channels=settings.source.channels,
-        unit=settings.source.unit,
-        wait_s=settings.source.wait_s,
-        stop=stop,
-    )
-
-    clock = WallClock.set_now(lsl_clock())
+    source = await _source(settings.source, stop)
+    is_recording = isinstance(source, RecordingSource)
+    source_clock = source.clock if isinstance(source, RecordingSource) else lsl_clock
+    clock = WallClock.set_now(source_clock())
+    if is_recording:  # whole milliseconds, so that times round alike in every run
+        clock = WallClock(offset_s=round(clock.offset_s, 3))
 
     def make_detector(spec: StreamSpec) -> Detector:
         topics, outbox_file = _places(settings, spec)
-        left = read_latest(outbox_file, topics.event)
+        left = None if is_recording else read_latest(outbox_file, topics.event)
         return Detector(
             bundle=bundle,
             spec=spec,
@@ -105,9 +116,11 @@ async def serve(
         )
 
     async with contextlib.AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(_broker(settings.mqtt))
-        await probe(broker)
-        reader = Reader(source, make_detector, clock=lsl_clock, stop=stop)
+        broker = None
+        if publishes:
+            broker = await stack.enter_async_context(_broker(settings.mqtt))
+            await probe(broker)
+        reader = Reader(source, make_detector, clock=source_clock, stop=stop, patient=is_recording)
         await stack.enter_async_context(reader)
         topics, outbox_file = _places(settings, reader.detector.spec)
         spec = replace(reader.detector.spec, name=topics.stream)
@@ -121,22 +134,24 @@ async def serve(
             ),
             clock=clock,
         )
-        outbox = await stack.enter_async_context(
-            Outbox(
-                path=outbox_file,
-                max_age_s=settings.outbox.max_age_h * 3600,
-                max_rows=settings.outbox.max_rows,
+        sink: Sink = ConsoleSink(lambda event: on_event(event, clock))
+        if broker is not None:
+            outbox = await stack.enter_async_context(
+                Outbox(
+                    path=outbox_file,
+                    max_age_s=settings.outbox.max_age_h * 3600,
+                    max_rows=settings.outbox.max_rows,
+                )
             )
-        )
-        info = builder.info(
-            at=datetime.now(UTC),
-            topics=topics.by_name(),
-            versions=_versions(),
-            card=_card(bundle),
-        )
-        sink = await stack.enter_async_context(
-            MqttSink(settings=broker, outbox=outbox, topics=topics, info=info)
-        )
+            info = builder.info(
+                at=datetime.now(UTC),
+                topics=topics.by_name(),
+                versions=_versions(),
+                card=_card(bundle),
+            )
+            sink = await stack.enter_async_context(
+                MqttSink(settings=broker, outbox=outbox, topics=topics, info=info)
+            )
         on_attached(
             Attached(
                 spec=reader.detector.spec,
@@ -145,9 +160,74 @@ async def serve(
                 bundle=bundle,
             )
         )
-        pipeline = Pipeline(reader=reader, builder=builder, sink=sink, clock=lsl_clock)
+        pipeline = Pipeline(reader=reader, builder=builder, sink=sink, clock=source_clock)
         stack.callback(lambda: on_ended(_summary(pipeline, reader, source)))
         await _run(pipeline, seconds)
+        if isinstance(source, RecordingSource) and source.ended:
+            if isinstance(sink, MqttSink):
+                await _delivered(sink)
+            _refuse_unusable(source, reader.detector)
+
+
+def _publishes(settings: Settings) -> bool:
+    """Whether results go to a broker: for a recording only where one was named.
+
+    Raises:
+        ConfigError: If a live stream is to have none.
+    """
+    if settings.source.recording is not None:
+        return settings.mqtt.broker != "none" and "broker" in settings.mqtt.model_fields_set
+    if settings.mqtt.broker == "none":
+        raise ConfigError(
+            'mqtt.broker "none" prints the alerts of a recording; those of a live stream have to '
+            "go somewhere. Try: --broker embedded, or --recording"
+        )
+    return True
+
+
+def _bundle_name(settings: Settings) -> str:
+    """Return the bundle that was named, or the default for what is played."""
+    recording = settings.source.recording
+    if recording is None or "bundle" in settings.model.model_fields_set:
+        return settings.model.bundle
+    return default_bundle("live" if Path(recording).expanduser().exists() else "dataset")
+
+
+async def _source(source: SourceSettings, stop: threading.Event) -> LslSource | RecordingSource:
+    """Return the stream or the recording that is asked for; a recording is looked at first."""
+    if source.recording is None:
+        return LslSource(
+            name=source.name,
+            type=source.type,
+            source_id=source.source_id,
+            channels=source.channels,
+            unit=source.unit,
+            wait_s=source.wait_s,
+            stop=stop,
+        )
+    ask = Ask(
+        channels=source.channels, unit=source.unit, rate_hz=source.rate_hz, stream=source.name
+    )
+    recording = await asyncio.to_thread(open_recording, source.recording, ask)
+    return RecordingSource(recording, speed=source.speed, stop=stop)
+
+
+async def _delivered(sink: MqttSink) -> None:
+    """Wait for the broker to take what is left, for as long as it takes some of it."""
+    loop = asyncio.get_running_loop()
+    n_left, since_s = sink.counters.pending, loop.time()
+    while n_left and loop.time() - since_s < DELIVER_WITHIN_S:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if (n_now := sink.counters.pending) != n_left:
+            n_left, since_s = n_now, loop.time()
+
+
+def _refuse_unusable(source: RecordingSource, detector: Detector) -> None:
+    if detector.n_windows == detector.n_windows_refused:
+        raise RecordingUnusableError(
+            path=source.recording.path,
+            why=f"{source.duration_s:.1f} s, {detector.n_windows:,} windows, all of them refused",
+        )
 
 
 async def _run(pipeline: Pipeline, seconds: float | None) -> None:
@@ -183,7 +263,9 @@ def outbox_path(stream: str) -> Path:
 def _places(settings: Settings, spec: StreamSpec) -> tuple[Topics, Path]:
     """Return where a stream's results go: its topics, and the file of its outbox."""
     topics = Topics(stream=settings.mqtt.stream or spec.name, base=settings.mqtt.base_topic)
-    return topics, settings.outbox.path or outbox_path(topics.stream)
+    # A recording's alerts are not those of a person who may be wearing the headset now.
+    apart = " (recording)" if spec.kind == "recording" else ""
+    return topics, settings.outbox.path or outbox_path(topics.stream + apart)
 
 
 @contextlib.asynccontextmanager
@@ -221,21 +303,37 @@ def _card(bundle: Bundle) -> dict[str, str | int | float | bool | None]:
     }
 
 
-def _summary(pipeline: Pipeline, reader: Reader, source: LslSource) -> dict[str, Any]:
+def _summary(
+    pipeline: Pipeline, reader: Reader, source: LslSource | RecordingSource
+) -> dict[str, Any]:
     latency_ms = np.array(pipeline.counters.latency_s) * 1e3
-    health = source.health
     return {
         "windows": reader.detector.n_windows,
         "windows_refused": reader.detector.n_windows_refused,
         "alerts": pipeline.counters.alerts,
         "shed": reader.shed,
-        "samples": health.samples,
-        "gaps": health.gaps,
-        "missing_samples": health.missing_samples,
-        "reconnects": health.reconnects,
+        **_received(source),
         "decision_latency_ms": {
             "p50": round(float(np.percentile(latency_ms, 50)), 2) if latency_ms.size else None,
             "p99": round(float(np.percentile(latency_ms, 99)), 2) if latency_ms.size else None,
             "n": int(latency_ms.size),
         },
+    }
+
+
+def _received(source: LslSource | RecordingSource) -> dict[str, int]:
+    if isinstance(source, RecordingSource):
+        n_samples, n_gaps, n_missing, n_reconnects = (
+            source.n_samples, source.n_gaps, source.n_missing, 0,
+        )  # fmt: skip
+    else:
+        health = source.health
+        n_samples, n_gaps, n_missing, n_reconnects = (
+            health.samples, health.gaps, health.missing_samples, health.reconnects,
+        )  # fmt: skip
+    return {
+        "samples": n_samples,
+        "gaps": n_gaps,
+        "missing_samples": n_missing,
+        "reconnects": n_reconnects,
     }

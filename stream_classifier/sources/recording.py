@@ -72,7 +72,7 @@ def open_recording(name: str, ask: Ask | None = None) -> Recording:
             return found
         raise RecordingNotFoundError(
             name,
-            looked_for="there is no such file, and no recording of the data set has that key",
+            looked_for="there is no such file, and no recording of that key in a data set at hand",
             fix="a path; or a key that 'stream-classifier dataset recordings' lists",
         )
     opener = _OPENERS.get(path.suffix.lower())
@@ -107,7 +107,7 @@ class RecordingSource:
         recording: Found and checked already.
         speed: Seconds of signal a second; 0: as fast as it goes.
         chunk_samples: Samples in a chunk (shorter before a hole and at the end); None: 1 s of
-            signal, or 50 ms of the clock where a speed is kept.
+            signal, or less where a speed is kept: 50 ms of the clock.
         stop: Set by anyone to make it end.
         monotonic: Says the time, seconds.
         wait: Waits that many seconds, or less.
@@ -117,6 +117,7 @@ class RecordingSource:
         n_samples: Samples handed on.
         n_gaps: Holes in their indices.
         n_missing: Indices in those holes.
+        ended: Whether it was played to its end.
 
     Raises:
         ValueError: If ``speed`` is negative or ``chunk_samples`` below 1.
@@ -134,11 +135,12 @@ class RecordingSource:
     ) -> None:
         if not 0 <= speed < np.inf or (chunk_samples is not None and chunk_samples < 1):
             raise ValueError(f"expected speed >= 0 and chunks of 1, got {speed}, {chunk_samples}")
-        chunk_s = PACED_CHUNK_S * speed if speed else CHUNK_S
+        chunk_s = min(PACED_CHUNK_S * speed, CHUNK_S) if speed else CHUNK_S
         self.recording = recording
         self.n_samples = 0
         self.n_gaps = 0
         self.n_missing = 0
+        self.ended = False
         self._speed = speed
         self._chunk_samples = chunk_samples or max(1, round(chunk_s * recording.rate_hz))
         self._stop = stop
@@ -191,6 +193,7 @@ class RecordingSource:
             self._reached_s = due_s
             self.n_samples += len(chunk.samples)
             yield replace(chunk, received_s=self.clock())
+        self.ended = True
 
     def close(self) -> None:
         """Let go of it: files are open only while it is read. May be called twice."""

@@ -1,0 +1,28 @@
+"""Where results go when nothing is published: events to whoever called, the rest nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stream_classifier.sinks.messages import AlertMessage, EventMessage, PredictionMessage
+
+
+class ConsoleSink:
+    """Hands every step of an alert to a function, in order.
+
+    Args:
+        tell: Called on the event loop; has to return at once.
+    """
+
+    def __init__(self, tell: Callable[[EventMessage], None]) -> None:
+        self._tell = tell
+
+    async def event(self, message: EventMessage) -> None:
+        """Hand it on."""
+        self._tell(message)
+
+    def alert_state(self, message: AlertMessage) -> None:
+        """Say nothing: the events say it all."""
+
+    def prediction(self, message: PredictionMessage) -> None:
+        """Say nothing: there are twenty a second."""

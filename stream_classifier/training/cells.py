@@ -52,7 +52,7 @@ class CellNetwork(nn.Module):
         biases = dict(self.cell.named_parameters())
         with torch.no_grad():
             if cell != "gru":
-                biases["bias_hh_l0"].zero_().requires_grad_(requires_grad=False)
+                biases["bias_hh_l0"].zero_().requires_grad_(False)
             if cell == "lstm":  # forget gates start open (Jozefowicz et al., ICML 2015)
                 biases["bias_ih_l0"][hidden : 2 * hidden] += 1
 
@@ -84,7 +84,7 @@ def equal_hidden(cell: Cell, *, outputs: int = 5) -> int:
 
     Example:
         >>> [equal_hidden(cell) for cell in CELLS]
-        [137, 75, 64]
+        [135, 75, 64]
     """
     wanted = _count("lstm", LSTM_HIDDEN, outputs)
     return min(range(1, 4 * LSTM_HIDDEN), key=lambda h: abs(_count(cell, h, outputs) - wanted))

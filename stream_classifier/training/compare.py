@@ -62,7 +62,7 @@ PROTOCOLS: Final[tuple[Protocol, ...]] = ("rows", "recordings")
 EXPERIMENT: Final = 1
 """Raised whenever the code changes so that the same trial would give other figures."""
 
-EPOCHS: Final = 20
+EPOCHS: Final = 15
 WINDOW_SAMPLES: Final = 120
 WINDOWS_PER_EPOCH: Final = 9_000
 BATCH_WINDOWS: Final = 128
@@ -222,8 +222,8 @@ class Scaler:
         elif name == "min-max":
             offset, scale = float(signal_uv.min()), float(np.ptp(signal_uv))
         elif name == "moving-average":
-            every = sliding_window_view(material.signal_uv, material.window_samples)
-            scale = float(_without_moving_average(every[material.window_starts[::97]]).std())
+            every = sliding_window_view(material.signal_uv, material.stretch_samples)
+            scale = float(_without_moving_average(every[material.stretch_starts[::97]]).std())
         return cls(name, np.float32(offset), np.float32(scale))
 
     def __call__(self, windows_uv: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -292,7 +292,7 @@ def _fit_network(
     rows: SeizureRows, train: NDArray[np.intp], trial: Trial, *, cell: Cell
 ) -> _Fitted:
     """Train a recurrent network; every step of it is here."""
-    material = gather(rows, train, window_samples=WINDOW_SAMPLES)
+    material = gather(rows, train, stretch_samples=WINDOW_SAMPLES)
     scaler = Scaler.fit(trial.scaler, material)
     groups = material.labels.astype(np.intp) - 1
     n_outputs = 5
@@ -325,7 +325,7 @@ def _fit_network(
             drawn = np.array([rng.choice(members[group]) for group in drawn_groups])
         else:
             drawn = rng.integers(len(groups), size=BATCH_WINDOWS)
-        z = torch.from_numpy(scaler(windows[material.window_starts[drawn]]))
+        z = torch.from_numpy(scaler(windows[material.stretch_starts[drawn]]))
         loss = nn.functional.cross_entropy(
             network(z), torch.from_numpy(groups[drawn]), weight=weights
         )
@@ -355,7 +355,7 @@ def _fit_network(
 def _fit_svm(rows: SeizureRows, train: NDArray[np.intp], trial: Trial) -> _Fitted:
     """RBF support vectors on the samples of one random window a training row."""
     drawn = draw_windows(rows, train, window_samples=WINDOW_SAMPLES, seed=trial.seed)
-    scaler = Scaler.fit(trial.scaler, gather(rows, train, window_samples=WINDOW_SAMPLES))
+    scaler = Scaler.fit(trial.scaler, gather(rows, train, stretch_samples=WINDOW_SAMPLES))
     svm = SVC(kernel="rbf", C=10.0, gamma="scale", cache_size=500)
     svm.fit(scaler(drawn), rows.classes[train])
 

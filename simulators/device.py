@@ -55,6 +55,7 @@ class Device:
         source_id: Stable identity, so that consumers find the device again.
         labels: One a channel, at least one.
         played: What it plays, for the description.
+        rate_hz: Samples a second.
         chunk_samples: Samples sent at once, at least 1.
         speed: Seconds of signal a second. At other speeds than 1 stamps are those of the
             signal: see :class:`~simulators.pacer.Pacer`.
@@ -74,6 +75,7 @@ class Device:
         source_id: str,
         labels: tuple[str, ...],
         played: str,
+        rate_hz: float = RATE_HZ,
         chunk_samples: int = 4,
         speed: float = 1.0,
         stop: threading.Event | None = None,
@@ -90,7 +92,8 @@ class Device:
         self.played = played
         self.chunk_samples = chunk_samples
         self.stop = stop or threading.Event()
-        self.pacer = Pacer(rate_hz=RATE_HZ, speed=speed, clock=clock, sleep=self.stop.wait)
+        self.rate_hz = rate_hz
+        self.pacer = Pacer(rate_hz=rate_hz, speed=speed, clock=clock, sleep=self.stop.wait)
         self._on_marker = on_marker
         self._eeg: pylsl.StreamOutlet | None = None
         self._markers: pylsl.StreamOutlet | None = None
@@ -143,7 +146,7 @@ class Device:
             eeg.push_chunk(piece.samples, [self.pacer.stamp_of(index) for index in indices])
         for index, label in piece.events:
             markers.push_sample([label], self.pacer.stamp_of(index))
-            self._on_marker(index / RATE_HZ, label)
+            self._on_marker(index / self.rate_hz, label)
 
     def _outlets(self) -> tuple[pylsl.StreamOutlet, pylsl.StreamOutlet]:
         if self._eeg is None or self._markers is None:
@@ -152,7 +155,7 @@ class Device:
 
     def _describe_eeg(self) -> pylsl.StreamInfo:
         info = pylsl.StreamInfo(
-            self.name, "EEG", len(self.labels), RATE_HZ, pylsl.cf_float32, self.source_id
+            self.name, "EEG", len(self.labels), self.rate_hz, pylsl.cf_float32, self.source_id
         )
         self._describe(info)
         channels = info.desc().append_child("channels")

@@ -71,8 +71,9 @@ def evaluate(
 ) -> None:
     """Score a model on one random window of each held-out row.
 
-    With --recordings: play recordings from anywhere through the detector. A file of a folder that
-    cannot be played is left out, and the report says why (exit code 4 if none can).
+    With --recordings: play recordings from anywhere through the detector.
+
+    What cannot be played is left out, and why is said (exit code 4 if all is).
 
     Only what the bundle has not seen is scored; anything else is refused (exit code 6).
     """

@@ -77,8 +77,9 @@ def run(
 
     Runs until it is stopped. A stream or a broker that goes away is waited for.
 
-    With --recording: until the recording ends. One that cannot be read, or without any usable
-    signal, is exit code 4.
+    With --recording: until the recording ends.
+
+    One that cannot be read, or has no usable signal, is exit code 4.
 
     Every setting: stream-classifier config init.
     """

@@ -37,8 +37,8 @@ def simulate(
         Played,
         typer.Argument(
             help="rows: all rows of the data set, a gap of 1 s between them; recording: whole "
-            "recordings of 23 s; scenario: a timeline, from recordings the model has not seen "
-            "(from a neural mass model where there is no data set); synthetic: the same, "
+            "recordings of 23 s, or a file; scenario: a timeline, from recordings the model has not "
+            "seen (from a neural mass model where there is no data set); synthetic: the same, "
             "always from the model."
         ),
     ] = Played.SCENARIO,
@@ -86,9 +86,17 @@ def simulate(
         list[str] | None,
         typer.Option(
             help="Key of a recording, as 'dataset recordings' lists them; repeat it for more "
-            "channels. Default: one that the model has not seen, chosen by --seed.",
+            "channels. Or a file (EDF, BDF, XDF, CSV), played at its own rate with its own labels. "
+            "Default: one that the model has not seen, chosen by --seed.",
             show_default=False,
         ),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Unit of a file that says none.", show_default=False)
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Sampling rate of a text file that says none.", show_default=False),
     ] = None,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Rows in random order.")] = False,
     join: Annotated[
@@ -105,26 +113,38 @@ def simulate(
         float, typer.Option(min=0, help="Wait up to that many seconds for a reader.")
     ] = 0.0,
 ) -> None:
-    """Stream simulated EEG at 178 Hz, and the truth about it on a second stream of markers."""
+    """Stream simulated EEG, and the truth about it on a second stream of markers."""
     from stream_classifier.sources.lsl_runtime import quiet_liblsl  # noqa: PLC0415
 
     quiet_liblsl(debug=bool((ctx.obj or {}).get("debug")))
 
     from simulators import montage  # noqa: PLC0415
-    from simulators.blocks import RATE_HZ, take  # noqa: PLC0415
+    from simulators.blocks import take  # noqa: PLC0415
     from simulators.device import Device, already_there  # noqa: PLC0415
     from stream_classifier.sinks.messages import shown  # noqa: PLC0415
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    is_file = played is Played.RECORDING and any(Path(name).is_file() for name in recording or ())
     try:
-        labels = montage.labels(channels) if channels else None
+        labels = montage.labels(channels) if channels and not is_file else None
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--channels") from error
     _refuse_meaningless(
-        played, shuffle=shuffle, join=join, recording=bool(recording), scenario=scenario is not None
+        played,
+        shuffle=shuffle,
+        join=join,
+        recording=bool(recording),
+        scenario=scenario is not None,
+        unit=unit is not None,
+        rate=rate is not None,
     )
     wearer = _Wearer(data=data, seed=seed, n_channels=len(labels) if labels else None)
-    if played is Played.ROWS:
+    if is_file:
+        blocks = wearer.file(
+            recording or (), channels=channels, unit=unit, rate_hz=rate, join=join, loop=loop
+        )
+        labels = wearer.labels
+    elif played is Played.ROWS:
         blocks = wearer.rows(shuffle=shuffle, join=join, loop=loop)
     elif played is Played.RECORDING:
         blocks = wearer.recording(recording or (), join=join, loop=loop)
@@ -136,7 +156,7 @@ def simulate(
         montage.labels("1") if wearer.is_synthetic else montage.numbered(wearer.n_channels)
     )
     if seconds is not None:
-        blocks = take(blocks, math.ceil(seconds * RATE_HZ))
+        blocks = take(blocks, math.ceil(seconds * wearer.rate_hz))
 
     stop = threading.Event()
     device = Device(
@@ -144,6 +164,7 @@ def simulate(
         source_id=source_id or name,
         labels=labels,
         played=wearer.says,
+        rate_hz=wearer.rate_hz,
         chunk_samples=chunk,
         speed=speed,
         stop=stop,
@@ -159,7 +180,7 @@ def simulate(
         with device:
             console.print(
                 f"streaming {name!r} (source_id {device.source_id!r}): {len(labels)} channel(s) "
-                f"at {RATE_HZ:g} Hz, {wearer.says}; markers on '{name}-markers'"
+                f"at {device.rate_hz:g} Hz, {wearer.says}; markers on '{name}-markers'"
             )
             if wait_for_consumer and not device.wait_for_consumer(wait_for_consumer):
                 console.print(f"nobody reads it after {wait_for_consumer:g} s; starting")
@@ -181,7 +202,7 @@ def _tell_state(at_s: float, marker: str) -> None:
 
 _MEANINGFUL = {
     Played.ROWS: {"shuffle", "join"},
-    Played.RECORDING: {"recording", "join"},
+    Played.RECORDING: {"recording", "join", "unit", "rate"},
     Played.SCENARIO: {"scenario"},
     Played.SYNTHETIC: {"scenario"},
 }
@@ -202,12 +223,18 @@ class _Wearer:
 
     Attributes:
         n_channels: As asked for, else as many as there are recordings.
+        rate_hz: Samples a second.
+        labels: Of a file's channels; empty for all else.
         is_synthetic: Whether nothing of it is recorded.
         says: What is played, in a few words.
     """
 
     def __init__(self, *, data: Path | None, seed: int | None, n_channels: int | None) -> None:
+        from simulators.blocks import RATE_HZ  # noqa: PLC0415
+
         self.n_channels = n_channels or 1
+        self.rate_hz = RATE_HZ
+        self.labels: tuple[str, ...] = ()
         self.is_synthetic = False
         self.says = ""
         self._asked_channels = n_channels
@@ -265,6 +292,38 @@ class _Wearer:
             return rows.recording(table, keys)
 
         gap = 0 if join else rows.GAP_SAMPLES
+        return blocks.loop(make, gap_samples=gap) if loop else make()
+
+    def file(
+        self,
+        names: Sequence[str],
+        *,
+        channels: str | None,
+        unit: str | None,
+        rate_hz: float | None,
+        join: bool,
+        loop: bool,
+    ) -> Iterator[Block]:
+        from simulators import blocks, file  # noqa: PLC0415
+        from stream_classifier.sources.recording import annotated, open_recording  # noqa: PLC0415
+        from stream_classifier.sources.recordings.marks import merged  # noqa: PLC0415
+        from stream_classifier.sources.recordings.material import Ask  # noqa: PLC0415
+
+        if len(names) != 1:
+            raise typer.BadParameter(
+                "a file is played alone: expected one --recording", param_hint="--recording"
+            )
+        wanted = tuple(label.strip() for label in channels.split(",")) if channels else None
+        recording = open_recording(names[0], Ask(channels=wanted, unit=unit, rate_hz=rate_hz))
+        seizures = merged(annotated(recording) or (), until_s=math.inf)
+        self.rate_hz, self.labels = recording.rate_hz, recording.labels
+        self.n_channels = len(recording.labels)
+        self.says = f"recording {recording.name!r}"
+
+        def make() -> Iterator[Block]:
+            return file.play(recording, seizures)
+
+        gap = 0 if join else round(recording.rate_hz)
         return blocks.loop(make, gap_samples=gap) if loop else make()
 
     def scenario(self, name: str, *, synthetic: bool, loop: bool) -> Iterator[Block]:

@@ -29,7 +29,12 @@ from stream_classifier.errors import (
 )
 from stream_classifier.evaluation.events import STRICT, SZCORE, EventRules, add_up, score_events
 from stream_classifier.signals import AlertEvent, Prediction
-from stream_classifier.sources.recording import RecordingSource, open_recording, spec_of
+from stream_classifier.sources.recording import (
+    RecordingSource,
+    annotated,
+    open_recording,
+    spec_of,
+)
 from stream_classifier.sources.recordings import bids
 from stream_classifier.sources.recordings.marks import merged
 from stream_classifier.sources.recordings.material import Ask, Recording, Seizure
@@ -279,7 +284,7 @@ def play(
         n_calibrating=detector.n_windows_calibrating,
         delay_s=detector.delay_s,
         alarms=alarms.until(source.duration_s),
-        seizures=_seizures(recording),
+        seizures=annotated(recording),
         notes=recording.notes,
     )
 
@@ -415,13 +420,6 @@ class _AlarmLog:
         if self._on is not None:
             self._alarms.append(replace(self._on, ended_s=max(ended_s, self._on.raised_s)))
         self._on = None
-
-
-def _seizures(recording: Recording) -> tuple[Seizure, ...] | None:
-    """What is annotated beside a recording, or else in it."""
-    path = Path(recording.path)
-    beside = bids.seizures(path) if path.is_file() else None
-    return recording.seizures() if beside is None else beside
 
 
 def _why(duration_s: float, n_windows: int, reasons: Counter[str]) -> str:

@@ -20,7 +20,7 @@ from stream_classifier.errors import RecordingInvalidError, RecordingNotFoundErr
 from stream_classifier.signals import Chunk, StreamSpec
 from stream_classifier.sources.recordings import bids
 from stream_classifier.sources.recordings.edf import open_edf
-from stream_classifier.sources.recordings.material import Ask, Recording
+from stream_classifier.sources.recordings.material import Ask, Recording, Seizure
 from stream_classifier.sources.recordings.rows import open_rows
 from stream_classifier.sources.recordings.text import open_text
 from stream_classifier.sources.recordings.xdf import open_xdf
@@ -84,6 +84,21 @@ def open_recording(name: str, ask: Ask | None = None) -> Recording:
             fix="convert it, e.g. with MNE-Python's export to EDF",
         )
     return opener(path, replace(ask, sidecar=bids.sidecar(path)))
+
+
+def annotated(recording: Recording) -> tuple[Seizure, ...] | None:
+    """Return the seizures that people marked, beside a recording or else in it.
+
+    Returns:
+        In the order of time, in seconds from the first sample; may reach beyond the recording. None
+        if nobody said.
+
+    Raises:
+        RecordingInvalidError: If the annotations are damaged.
+    """
+    path = Path(recording.path)
+    beside = bids.seizures(path) if path.is_file() else None
+    return recording.seizures() if beside is None else beside
 
 
 def _only_one(folder: Path) -> Path:

@@ -37,8 +37,8 @@ def simulate(
         Played,
         typer.Argument(
             help="rows: all rows of the data set, a gap of 1 s between them; recording: whole "
-            "recordings of 23 s, or a file; scenario: a timeline, from recordings the model has not "
-            "seen (from a neural mass model where there is no data set); synthetic: the same, "
+            "recordings of 23 s, or a file; scenario: a timeline, from recordings the model has "
+            "not seen (from a neural mass model where there is no data set); synthetic: the same, "
             "always from the model."
         ),
     ] = Played.SCENARIO,

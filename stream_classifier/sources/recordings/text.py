@@ -249,7 +249,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _opened(path: Path) -> TextIO:
     try:
-        return path.open(encoding="utf-8-sig", errors="replace", newline="\n")
+        return path.open(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise unreadable(path, error) from error
 

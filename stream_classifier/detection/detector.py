@@ -13,7 +13,7 @@ from stream_classifier.detection.buffer import RingBuffer
 from stream_classifier.detection.filters import CausalFilters
 from stream_classifier.detection.fusion import Fusion
 from stream_classifier.detection.gain import FrozenGains
-from stream_classifier.detection.quality import Verdict, make_gate
+from stream_classifier.detection.quality import Verdicts, make_gate
 from stream_classifier.detection.resampler import Resampler
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.detection.smoother import Smoother
@@ -100,7 +100,9 @@ class Detector:
         self._resampler = Resampler(in_hz=spec.rate_hz, out_hz=rate_hz, n_channels=n_channels)
         filters = [f for f in bundle.filters if f.mains_hz in (None, settings.mains_hz)]
         self._filters = CausalFilters([f.sos for f in filters], n_channels=n_channels)
-        self._gate = make_gate(bundle, n_channels=n_channels, mains_hz=settings.mains_hz)
+        self._gate = make_gate(
+            bundle, n_channels=n_channels, hop_samples=hop_samples, mains_hz=settings.mains_hz
+        )
         self._gains = FrozenGains(
             bundle.gain,
             n_channels=n_channels,
@@ -213,7 +215,9 @@ class Detector:
         """Decide on the windows that end in samples of one gain."""
         filtered = self._filters.feed(raw)
         self._recent.append(np.concatenate([raw, filtered], axis=1))
-        scaled = self._scaler.scale(filtered * self._gains.values)
+        # A missing value is none the network can bear; no decision is made on a window with one.
+        known = np.where(np.isfinite(filtered), filtered, np.float32(0))
+        scaled = self._scaler.scale(known * self._gains.values)
         finished = self._engine.feed({self._handle: scaled})[self._handle]
         windows = self._grid.take(len(finished))
         out: list[Decided] = []
@@ -225,7 +229,7 @@ class Detector:
             )
             usable = np.asarray(verdicts.usable.all(axis=0))
             for i, window in enumerate(windows):
-                out += self._decide(chunk, finished[i], window.stop - 1, verdicts.at(i))
+                out += self._decide(chunk, finished[i], window.stop - 1, verdicts, i)
         return out + self._calibrate(chunk, filtered, usable)
 
     def _calibrate(
@@ -244,11 +248,16 @@ class Detector:
         return [Calibrated(end_index=end_index - 1, at_s=at_s, gains=self._gains.measured)]
 
     def _decide(
-        self, chunk: Chunk, probabilities: NDArray[np.float32], end_index: int, verdict: Verdict
+        self,
+        chunk: Chunk,
+        probabilities: NDArray[np.float32],
+        end_index: int,
+        verdicts: Verdicts,
+        i: int,
     ) -> list[Decided]:
         since_start_s = end_index / self._rate_hz
         at_s = chunk.origin_s + since_start_s
-        usable = verdict.usable
+        usable = verdicts.usable[i]
         probabilities = np.where(usable[:, None], probabilities, np.float32(np.nan))
         self.n_windows += 1
         self.n_windows_refused += not usable.any()
@@ -264,10 +273,10 @@ class Detector:
             at_s=at_s,
             probabilities=probabilities,
             smoothed=smoothed,
-            reasons=verdict.reasons,
+            reasons=verdicts.reasons(i),
             p=p,
             state=self._alarm.state(p),
             calibrating=self.calibrating,
-            quality=verdict.states,
+            quality=verdicts.states(i),
         )
         return [prediction, *events]

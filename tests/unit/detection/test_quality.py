@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from stream_classifier.detection.quality import HardLimits
+from stream_classifier.detection.measures import WindowMeter
+from stream_classifier.detection.quality import Gate
 
 
 def judge(window, *, limit_offset):
-    gate = HardLimits(window_samples=len(window), limit_offset=limit_offset)
-    return (
-        gate.judge(window, window, ends=[len(window)], gains=np.ones(1, np.float32)).at(0).reasons
-    )
+    meter = WindowMeter(window_samples=len(window), hop_samples=8, rate_hz=178.0, mains_hz=50.0)
+    gate = Gate(meter, limit_offset=limit_offset)
+    ones = np.ones(window.shape[1], np.float32)
+    return gate.judge(window, window, ends=[len(window)], gains=ones).reasons(0)
 
 
 RNG = np.random.default_rng(5)

@@ -49,8 +49,9 @@ def compare(
 ) -> None:
     """Train and table every cell, scaler and protocol, over several seeds.
 
-    Stopped, it goes on where it was by the same command: finished trainings are in
-    results.jsonl. Needs the torch and report extras; all of it takes half an hour of one core.
+    Stopped, it goes on by the same command: finished trainings are in results.jsonl.
+
+    Needs the torch and report extras and the data set; takes about 40 minutes of one core.
     """
     for module, extra in (("torch", "torch"), ("sklearn", "torch"), ("matplotlib", "report")):
         if find_spec(module) is None:

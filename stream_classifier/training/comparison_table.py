@@ -226,12 +226,10 @@ def _comparison_figure(outcomes: Outcomes) -> Figure:
         axes[row, 0].set_ylabel(f"{name}, one window")
     seen = {trial.model for trial in outcomes}
     handles = [
-        _handle(_MODEL_NAMES[cell], color=_CELL_COLOURS[cell], marker="o", lw=2)
-        for cell in CELLS
-        if cell in seen
+        _handle(_MODEL_NAMES[cell], looks=_CELL_LOOKS[cell]) for cell in CELLS if cell in seen
     ]
     handles += [
-        _handle(_MODEL_NAMES[model], color=palette.INK, lw=1, ls=dashes)
+        _handle(_MODEL_NAMES[model], looks=(palette.INK, ""), lw=1, ls=dashes)
         for model, dashes in _REFERENCE_DASHES.items()
         if model in seen
     ]
@@ -248,7 +246,7 @@ def _draw_cells(ax: Axes, pairs: _Group, name: str) -> None:
     for place, cell in enumerate(CELLS):
         for at, scaler in enumerate(scalers):
             if group := groups.get((cell, scaler)):
-                _dots(ax, at + (place - 1) * 0.22, _of(group, name), _CELL_COLOURS[cell])
+                _dots(ax, at + (place - 1) * 0.22, _of(group, name), *_CELL_LOOKS[cell])
     for model, dashes in _REFERENCE_DASHES.items():
         if group := [pair for pair in pairs if pair[0].model == model]:
             level = float(np.mean(_of(group, name)))
@@ -273,36 +271,41 @@ def _class_ratio_figure(outcomes: Outcomes) -> Figure:
     drawing = _figure(width=5.6 * len(protocols) + 0.6, height=4.8)
     axes = drawing.subplots(1, len(protocols), squeeze=False, sharey=True)[0]
     arms = [arm for arm in _ARM_NAMES if any((t.target, t.balance) == arm for t in outcomes)]
-    colours = dict(zip(_ARM_NAMES, _SERIES, strict=True))
+    looks = dict(zip(_ARM_NAMES, _SERIES, strict=True))
     for ax, (protocol, pairs) in zip(axes, protocols.items(), strict=True):
         for place, arm in enumerate(arms):
             group = [pair for pair in pairs if (pair[0].target, pair[0].balance) == arm]
             for at, name in enumerate(names):
                 if group:
                     offset = (place - (len(arms) - 1) / 2) * 0.18
-                    _dots(ax, at + offset, _of(group, name), colours[arm])
+                    _dots(ax, at + offset, _of(group, name), *looks[arm])
         ax.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
-        for tick, name in zip(ax.get_xticklabels()[2:], CLASS_NAMES, strict=True):
-            tick.set_color(palette.CLASS_COLOURS[name])
         ax.set_title(_PROTOCOL_NAMES[protocol])
         ax.grid(visible=False, axis="x")
     axes[0].set_ylabel("one window")
-    handles = [_handle(_ARM_NAMES[arm], color=colours[arm], marker="o", lw=2) for arm in arms]
+    handles = [_handle(_ARM_NAMES[arm], looks=looks[arm]) for arm in arms]
     drawing.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     seeds = len({trial.seed for trial in outcomes})
     drawing.suptitle(f"The class ratio of 1:1:3: mean ± deviation, {seeds} seeds (small dots)")
     return drawing
 
 
-_SERIES: Final = (palette.ORANGE, palette.BLUE, palette.PURPLE, palette.GREEN)
-_CELL_COLOURS: Final = dict(zip(CELLS, _SERIES, strict=False))
+_SERIES: Final = (
+    (palette.ORANGE, "o"),
+    (palette.BLUE, "s"),
+    (palette.PURPLE, "D"),
+    (palette.GREEN, "^"),
+)
+"""Colours and markers of up to four series."""
+
+_CELL_LOOKS: Final = dict(zip(CELLS, _SERIES, strict=False))
 _REFERENCE_DASHES: Final = {"trees": (0, (6, 2)), "svm": (0, (2, 2))}
 
 
-def _dots(ax: Axes, at: float, values: Sequence[float], colour: str) -> None:
+def _dots(ax: Axes, at: float, values: Sequence[float], colour: str, marker: str) -> None:
     """Mean and deviation, and each seed as a small dot beside them."""
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    ax.errorbar(at, float(np.mean(values)), deviation, fmt="o", ms=7, capsize=4, color=colour)
+    ax.errorbar(at, float(np.mean(values)), deviation, fmt=marker, ms=6, capsize=4, color=colour)
     ax.plot([at + 0.07] * len(values), values, ".", ms=4, color=colour, alpha=0.7)
 
 
@@ -312,8 +315,9 @@ def _figure(*, width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _handle(label: str, *, color: str, lw: float, marker: str = "", ls: Any = "-") -> Line2D:
+def _handle(label: str, *, looks: tuple[str, str], lw: float = 2, ls: Any = "-") -> Line2D:
     """Make an entry of a legend that stands for no line in particular."""
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
 
-    return Line2D([], [], label=label, color=color, lw=lw, marker=marker, ls=ls)
+    colour, marker = looks
+    return Line2D([], [], label=label, color=colour, lw=lw, marker=marker, ls=ls)

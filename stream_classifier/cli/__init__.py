@@ -15,15 +15,19 @@ import typer
 
 from stream_classifier import __version__
 from stream_classifier.cli import (
+    compare,
     config,
     dataset,
     demo,
     doctor,
     evaluate,
+    infer,
     model,
+    report,
     run,
     simulate,
     streams,
+    study,
     subscribe,
     test_alarm,
     train,
@@ -68,6 +72,10 @@ for command in (
     test_alarm.test_alarm,
     train.train,
     evaluate.evaluate,
+    report.report,
+    compare.compare,
+    study.study,
+    infer.infer,
     doctor.doctor,
 ):
     app.command(command.__name__.replace("_", "-"))(command)

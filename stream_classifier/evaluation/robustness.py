@@ -112,7 +112,7 @@ def dropouts() -> Condition:
                 x[at : at + DROPOUT_SAMPLES, lane] = x[at - 1, lane]
         return x
 
-    return Condition("dropouts, 67 ms in each 0.5 s, last value held", lose)
+    return Condition("dropouts of 67 ms, 2 a second", lose)
 
 
 def fed_at(rate_hz: float) -> Condition:

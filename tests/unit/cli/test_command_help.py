@@ -9,21 +9,29 @@ import re
 import pytest
 
 from stream_classifier.cli import (
+    compare,
     dataset,
     doctor,
     evaluate,
+    infer,
     main,
     model,
+    report,
     simulate,
     streams,
+    study,
     subscribe,
     test_alarm,
     train,
 )
 
 COMMANDS = {
+    "compare": compare.compare,
     "doctor": doctor.doctor,
     "evaluate": evaluate.evaluate,
+    "infer": infer.infer,
+    "study": study.study,
+    "report": report.report,
     "simulate": simulate.simulate,
     "streams": streams.streams,
     "subscribe": subscribe.subscribe,

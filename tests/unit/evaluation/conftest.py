@@ -13,7 +13,7 @@ from stream_classifier.datasets import ROW_SAMPLES, ROWS_PER_RECORDING, SeizureR
 TableMaker = Callable[[tuple[int, ...]], SeizureRows]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def table_of(bonn: Bundle) -> TableMaker:
     """Make a table with one recording a label, keys ``K0``, ``K1``, and so on."""
 

@@ -21,11 +21,12 @@ from stream_classifier.detection.alarm import Alarm
 from stream_classifier.detection.fusion import Fusion
 from stream_classifier.detection.smoother import Smoother
 from stream_classifier.evaluation.heads import N_INVOLVED, HeadsReport, judge_case
-from stream_classifier.evaluation.playing import AlarmInterval, Watched, alarm_intervals
+from stream_classifier.evaluation.recordings import Alarm as AlarmTime
+from stream_classifier.evaluation.recordings import AlarmLog
 
 if TYPE_CHECKING:
     from stream_classifier.bundle import AlarmSpec, Bundle
-    from stream_classifier.signals import AlertEvent
+    from stream_classifier.evaluation.playing import Watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,37 +103,37 @@ def tune(report: HeadsReport, rules: Sequence[AlarmSpec]) -> Iterator[RuleFigure
         rules: To try. Those that differ in thresholds and persistence only cost little.
     """
     bundle = report.bundle
-    labels = [head.labels for head in report.heads]
-    names = {head.name: number for number, head in enumerate(report.heads)}
-    cases = report.cases[1.0]
-    smoothings = list(dict.fromkeys((rule.smoothing_s, rule.channels_needed) for rule in rules))
-    for smoothing_s, channels_needed in smoothings:
-        fuse = dataclasses.replace(
-            bundle.alarm, smoothing_s=smoothing_s, channels_needed=channels_needed
-        )
-        background = [
-            stream_values(watched, own, fuse, bundle)
-            for watched, own in zip(report.background[1.0], labels, strict=True)
-        ]
-        mixed = [
-            stream_values(case.watched, labels[names[case.mixture.background]], fuse, bundle)
-            for case in cases
+    labels = {head.name: head.labels for head in report.heads}
+    background = [
+        (watched, head.labels)
+        for watched, head in zip(report.background[1.0], report.heads, strict=True)
+    ]
+    mixed = [(case.watched, labels[case.mixture.background]) for case in report.cases[1.0]]
+    smoothed: dict[float, list[NDArray[np.float32]]] = {}
+    for smoothing_s, needed in dict.fromkeys((r.smoothing_s, r.channels_needed) for r in rules):
+        if smoothing_s not in smoothed:
+            smoothed = {  # the last one is forgotten: one is large enough
+                smoothing_s: [
+                    smooth(watched, smoothing_s, bundle) for watched, _ in (*background, *mixed)
+                ]
+            }
+        values = [
+            agree(watched, one, own, needed)
+            for (watched, own), one in zip(
+                (*background, *mixed), smoothed[smoothing_s], strict=True
+            )
         ]
         for rule in rules:
-            if (rule.smoothing_s, rule.channels_needed) != (smoothing_s, channels_needed):
+            if (rule.smoothing_s, rule.channels_needed) != (smoothing_s, needed):
                 continue
-            n_false = sum(
-                len(alarms_of(watched, p, rule, bundle))
-                for watched, p in zip(report.background[1.0], background, strict=True)
-            )
+            alarms = [
+                alarms_of(watched, p, rule, bundle)
+                for (watched, _), p in zip((*background, *mixed), values, strict=True)
+            ]
+            n_false = sum(map(len, alarms[: len(background)]))
             judged = [
-                judge_case(
-                    case.mixture,
-                    dataclasses.replace(
-                        case.watched, alarms=alarms_of(case.watched, p, rule, bundle)
-                    ),
-                )
-                for case, p in zip(cases, mixed, strict=True)
+                judge_case(case.mixture, dataclasses.replace(case.watched, alarms=found))
+                for case, found in zip(report.cases[1.0], alarms[len(background) :], strict=True)
             ]
             latencies = {
                 count: [c.latency_s for c in judged if c.n_involved == count]
@@ -150,43 +151,48 @@ def tune(report: HeadsReport, rules: Sequence[AlarmSpec]) -> Iterator[RuleFigure
             )
 
 
-def stream_values(
-    watched: Watched, labels: tuple[str, ...], rule: AlarmSpec, bundle: Bundle
-) -> NDArray[np.float64]:
-    """The stream's p(seizure) of each window under a rule's smoothing and agreement.
+def smooth(watched: Watched, smoothing_s: float, bundle: Bundle) -> NDArray[np.float32]:
+    """Each channel's smoothed p(seizure) at each window, shape ``(n_windows, n_channels)``.
 
     Args:
         watched: What the detector said of the windows.
-        labels: Of the channels.
-        rule: Of which ``smoothing_s`` and ``channels_needed`` are used.
+        smoothing_s: See ``AlarmSpec``.
         bundle: The model.
-
-    Returns:
-        Shape ``(n_windows,)``; NaN where nothing can be said.
     """
     smoother = Smoother(
-        smoothing_samples=round(rule.smoothing_s * bundle.rate_hz), hop_samples=bundle.hop_samples
+        smoothing_samples=round(smoothing_s * bundle.rate_hz), hop_samples=bundle.hop_samples
     )
-    fusion = Fusion(labels, channels_needed=rule.channels_needed)
-    values = np.full(len(watched.at_s), np.nan)
-    for i, (end_index, seizure) in enumerate(
-        zip(watched.end_index.tolist(), watched.seizure, strict=True)
-    ):
-        smoothed = smoother.add(end_index, seizure)
-        if not watched.refused[i].all():
-            p = fusion.agree(smoothed)
-            values[i] = np.nan if p is None else p
-    return values
+    windows = zip(watched.end_index.tolist(), watched.seizure, strict=True)
+    return np.array([smoother.add(end_index, seizure) for end_index, seizure in windows])
+
+
+def agree(
+    watched: Watched, smoothed: NDArray[np.float32], labels: tuple[str, ...], channels_needed: int
+) -> NDArray[np.float64]:
+    """The stream's p(seizure) at each window, shape ``(n_windows,)``; NaN where unknown.
+
+    Args:
+        watched: What the detector said of the windows.
+        smoothed: As ``smooth`` makes it.
+        labels: Of the channels.
+        channels_needed: See ``AlarmSpec``.
+    """
+    fusion = Fusion(labels, channels_needed=channels_needed)
+    values = [
+        fusion.agree(one) if (~refused).any() else None
+        for one, refused in zip(smoothed, watched.refused, strict=True)
+    ]
+    return np.array([np.nan if value is None else value for value in values])
 
 
 def alarms_of(
     watched: Watched, values: NDArray[np.float64], rule: AlarmSpec, bundle: Bundle
-) -> tuple[AlarmInterval, ...]:
+) -> tuple[AlarmTime, ...]:
     """Times for which an alarm would have been on, its channels left out.
 
     Args:
         watched: What was played.
-        values: As ``stream_values`` makes them.
+        values: As ``agree`` makes them.
         rule: Of which thresholds and times are used.
         bundle: The model.
     """
@@ -196,10 +202,13 @@ def alarms_of(
         identity="",
         rate_hz=bundle.rate_hz,
     )
-    events: list[AlertEvent] = []
+    log = AlarmLog()
     for at_s, p in zip(watched.at_s.tolist(), values.tolist(), strict=True):
-        events += alarm.add(at_s, None if np.isnan(p) else p)
-    return tuple(alarm_intervals(events))
+        known = None if np.isnan(p) else p
+        log.see(known)
+        for event in alarm.add(at_s, known):
+            log.take(event)
+    return log.until(float(watched.at_s[-1]) if len(watched.at_s) else 0.0)
 
 
 def _spread(latencies: Sequence[float | None]) -> tuple[float, float] | None:

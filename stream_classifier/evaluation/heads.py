@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -47,7 +48,7 @@ FOLDER: Final = "headset_epoc"
 N_INVOLVED: Final = (1, 2, 4)
 """How many neighbouring channels a seizure is mixed into."""
 
-LEAD_S: Final = 30.0
+LEAD_S: Final = 20.0
 """Background played before a seizure: filters, quality and states have settled long before."""
 
 AFTER_S: Final = 1.0
@@ -67,7 +68,6 @@ Ranks = Literal["tuning", "reporting"]
 Progress = Callable[[int, int], None]
 """Told how many of how many pieces of work are done."""
 
-_CHUNK_SAMPLES: Final = 4096
 _CASES_A_PIECE: Final = 10
 
 
@@ -390,7 +390,9 @@ def draw_cases(
     *,
     stream: int = 0,
 ) -> list[Mixture]:
-    """Every person with every seizure, as often as it takes, for each number of channels.
+    """As many mixtures for each number of channels as were asked for, as many for each person.
+
+    A person has each seizure once before any of them comes again.
 
     One draw of amplitude, time and centre serves all numbers of channels, so that they differ in
     nothing else.
@@ -412,23 +414,21 @@ def draw_cases(
             expected=f"recordings of calibration, {LEAD_S:g} s and a seizure of {SEIZURE_S:g} s",
             found="none as long",
         )
-    n_rounds = -(-plan.n_cases // (len(able) * len(seizures)))
-    mixtures = []
-    for count in N_INVOLVED:
-        for round_number in range(n_rounds):
-            for number in able:
-                for place, key in enumerate(seizures):
-                    entropy = (plan.seed, stream, round_number, number, place)
-                    mixtures.append(
-                        draw(
-                            np.random.default_rng(entropy),
-                            background=heads[number].name,
-                            labels=heads[number].labels,
-                            seizures=(key,),
-                            n_channels=count,
-                            onsets_s=onsets_s[number],
-                        )
-                    )
+    n_each = -(-plan.n_cases // len(able))
+    mixtures: list[Mixture] = []
+    for count, number in product(N_INVOLVED, able):
+        order = np.random.default_rng((plan.seed, stream, number)).permutation(len(seizures))
+        mixtures += [
+            draw(
+                np.random.default_rng((plan.seed, stream, number, case)),
+                background=heads[number].name,
+                labels=heads[number].labels,
+                seizures=(seizures[order[case % len(order)]],),
+                n_channels=count,
+                onsets_s=onsets_s[number],
+            )
+            for case in range(n_each)
+        ]
     return mixtures
 
 
@@ -468,11 +468,7 @@ def stretch(
 def judge_case(mixture: Mixture, watched: Watched) -> Case:
     """Say whether a mixed seizure was detected: strictly, within its own time."""
     raised = [a.raised_s for a in watched.alarms if _within(a.raised_s, mixture)]
-    standing = any(
-        alarm.raised_s < mixture.onset_s
-        and (alarm.ended_s is None or alarm.ended_s > mixture.onset_s)
-        for alarm in watched.alarms
-    )
+    standing = any(alarm.raised_s < mixture.onset_s < alarm.ended_s for alarm in watched.alarms)
     latency_s = raised[0] - mixture.onset_s + watched.delay_s if raised else None
     return Case(mixture, latency_s, standing, watched)
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines import make_engine
-from stream_classifier.signals import AlertEvent, Chunk, EventType, Prediction, StreamSpec
+from stream_classifier.errors import RecordingInvalidError
+from stream_classifier.evaluation.recordings import CHUNK_SAMPLES, Alarm, AlarmLog
+from stream_classifier.signals import AlertEvent, Chunk, Prediction, StreamSpec
+from stream_classifier.sources.recording import open_recording
 
 if TYPE_CHECKING:
     from stream_classifier.bundle import Bundle
-
-_CHUNK_SAMPLES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,23 +42,6 @@ class Head:
         return len(self.samples) / self.rate_hz
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmInterval:
-    """A time for which an alarm was on.
-
-    Attributes:
-        raised_s: When it came on, seconds from the recording's first sample.
-        ended_s: When it went off; None if it was on at the end.
-        channels: Labels of the channels that raised it.
-        p_max: Highest smoothed p(seizure) of the alert up to its end.
-    """
-
-    raised_s: float
-    ended_s: float | None
-    channels: tuple[str, ...]
-    p_max: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Watched:
     """What the detector made of a stretch of one head.
@@ -69,7 +52,7 @@ class Watched:
         seizure: Shape ``(n_windows, n_channels)``, p(seizure); NaN where refused.
         refused: Shape ``(n_windows, n_channels)``: whether the signal was too poor to decide.
         calibrating: Shape ``(n_windows,)``: whether the gains were still being measured.
-        alarms: Times for which an alarm was on.
+        alarms: Each time an alarm came on; times from the recording's first sample.
         gains: One a channel, as frozen in the end; 1 where one never was.
         delay_s: Signal that must follow a sample before it can be decided on.
     """
@@ -79,7 +62,7 @@ class Watched:
     seizure: NDArray[np.float32]
     refused: NDArray[np.bool_]
     calibrating: NDArray[np.bool_]
-    alarms: tuple[AlarmInterval, ...]
+    alarms: tuple[Alarm, ...]
     gains: tuple[float, ...]
     delay_s: float
 
@@ -94,14 +77,22 @@ def read_head(path: Path) -> Head:
     """Read one person's recording.
 
     Raises:
-        DatasetInvalidError: If it is no recording of one rate, in microvolts.
+        SourceError: If it is no recording that can be read, or not all of it is there.
+        MissingExtraError: If its format needs a library that is not installed.
     """
-    import edfio  # noqa: PLC0415 - an extra
-
-    edf = edfio.read_edf(path)
-    samples = np.stack([s.data for s in edf.signals], axis=1).astype(np.float32)
-    labels = tuple(s.label.removeprefix("EEG ") for s in edf.signals)
-    return Head(path.stem, samples, labels, edf.signals[0].sampling_frequency)
+    recording = open_recording(str(path))
+    runs = list(recording.runs())
+    n_samples = runs[-1].first_index + len(runs[-1].samples) if runs else 0
+    n_there = sum(len(run.samples) for run in runs)
+    if not runs or n_there != n_samples:
+        raise RecordingInvalidError(
+            path=str(path),
+            expected="a recording without a hole: a seizure is mixed into it",
+            found=f"{n_there:,} of {n_samples:,} samples",
+            fix="another recording",
+        )
+    samples = np.concatenate([run.samples for run in runs])
+    return Head(path.stem, samples, recording.labels, recording.rate_hz)
 
 
 def watch(
@@ -126,14 +117,15 @@ def watch(
         settings=DetectorSettings(rule=bundle.alarm, gains=gains),
     )
     windows: list[Prediction] = []
-    events: list[AlertEvent] = []
-    for start in range(0, len(head.samples), _CHUNK_SAMPLES):
-        samples = head.samples[start : start + _CHUNK_SAMPLES]
+    alarms = AlarmLog()
+    for start in range(0, len(head.samples), CHUNK_SAMPLES):
+        samples = head.samples[start : start + CHUNK_SAMPLES]
         for item in detector.feed(Chunk(samples, first_index + start)):
             if isinstance(item, Prediction):
                 windows.append(item)
+                alarms.see(item.p)
             elif isinstance(item, AlertEvent):
-                events.append(item)
+                alarms.take(item)
     detector.close()
     n_channels = len(head.labels)
     return Watched(
@@ -146,24 +138,7 @@ def watch(
             [[bool(reason) for reason in w.reasons] for w in windows], np.bool_
         ).reshape(-1, n_channels),
         calibrating=np.array([w.calibrating for w in windows], np.bool_),
-        alarms=tuple(alarm_intervals(events)),
+        alarms=alarms.until((first_index + len(head.samples)) / head.rate_hz),
         gains=detector.gains,
         delay_s=detector.delay_s,
     )
-
-
-def alarm_intervals(events: Iterable[AlertEvent]) -> Iterator[AlarmInterval]:
-    """Times for which an alarm was on; one that comes on again under its old id counts again."""
-    raised_s: float | None = None
-    latest: AlertEvent | None = None
-    for event in events:
-        if event.type not in {EventType.RAISED, EventType.UPDATED}:
-            continue
-        if event.on and raised_s is None:
-            raised_s = event.at_s
-        if not event.on and raised_s is not None:
-            yield AlarmInterval(raised_s, event.off_s, event.channels, event.p_max)
-            raised_s = None
-        latest = event
-    if raised_s is not None and latest is not None:
-        yield AlarmInterval(raised_s, None, latest.channels, latest.p_max)

@@ -251,7 +251,7 @@ def play(
         engine=engine,
         settings=settings or DetectorSettings(rule=bundle.alarm),
     )
-    alarms = _AlarmLog()
+    alarms = AlarmLog()
     reasons: Counter[str] = Counter()
     try:
         for chunk in source:
@@ -379,7 +379,7 @@ def _outcomes(
             raise
 
 
-class _AlarmLog:
+class AlarmLog:
     """Collects each time an alarm was on."""
 
     def __init__(self) -> None:

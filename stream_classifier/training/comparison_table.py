@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,8 +104,8 @@ def class_ratio_markdown(outcomes: Outcomes) -> str:
         parts += [f"## {_PROTOCOL_NAMES[protocol].capitalize()}", ""]
         parts += [*_table(("arm",), arms), ""]
     parts += ["## Against the classes as they are", "", _PAIRED, ""]
-    parts += ["| protocol | arm | accuracy | macro F1 | recall tumour | recall normal |"]
-    parts += ["|---|---|---|---|---|---|"]
+    table = ["| protocol | arm | accuracy | macro F1 | recall tumour | recall normal |"]
+    table += ["|---|---|---|---|---|---|"]
     for protocol, of_protocol in _by_protocol(outcomes):
         arms = _grouped(of_protocol, lambda t: (_ARM_NAMES[t.target, t.balance],))
         as_is = arms.pop((_ARM_NAMES["classes", "as-is"],), None)
@@ -112,9 +113,14 @@ def class_ratio_markdown(outcomes: Outcomes) -> str:
             continue
         for (name,), arm in arms.items():
             names = ("accuracy", "macro F1", "recall tumour", "recall normal")
-            cells = [_difference(arm, as_is, name) for name in names]
-            parts.append(f"| {protocol} | {name} | {' | '.join(cells)} |")
-    return "\n".join([*parts, ""])
+            differences = {figure: _difference(arm, as_is, figure) for figure in names}
+            cells = map(str, differences.values())
+            table.append(f"| {protocol} | {name} | {' | '.join(cells)} |")
+            parts.append(
+                f"- {_PROTOCOL_NAMES[protocol].capitalize()}, {name}: "
+                f"{differences['macro F1'].verdict} (macro F1: {differences['macro F1']})."
+            )
+    return "\n".join([*parts, "", *table, ""])
 
 
 _PAIRED: Final = (
@@ -124,19 +130,32 @@ _PAIRED: Final = (
 
 
 def _lstm_against_the_rest(outcomes: Outcomes) -> list[str]:
-    lines = ["## LSTM minus the other cells", "", _PAIRED, ""]
-    lines += ["| protocol | scaler | cell | accuracy | macro F1 |", "|---|---|---|---|---|"]
+    lines = ["## Is the LSTM best?", "", _PAIRED, ""]
+    table = ["| protocol | scaler | LSTM minus | accuracy | macro F1 |", "|---|---|---|---|---|"]
     for protocol, of_protocol in _by_protocol(outcomes):
-        groups = _grouped(of_protocol, lambda t: (t.scaler, t.model))
-        for scaler in SCALERS:
-            lstm = groups.get((scaler, "lstm"), [])
-            for cell in ("gru", "rnn"):
-                other = groups.get((scaler, cell), [])
+        of_model = _grouped(of_protocol, lambda t: (t.model,))
+        of_scaler = _grouped(of_protocol, lambda t: (t.scaler, t.model))
+        for cell in ("gru", "rnn"):
+            groups = {
+                _SCALER_NAMES[scaler]: (
+                    of_scaler.get((scaler, "lstm")),
+                    of_scaler.get((scaler, cell)),
+                )
+                for scaler in SCALERS
+            }
+            groups["mean of all"] = (of_model.get(("lstm",)), of_model.get((cell,)))
+            for name, (lstm, other) in groups.items():
                 if lstm and other:
-                    cells = [_difference(lstm, other, name) for name in ("accuracy", "macro F1")]
-                    names = (protocol, _SCALER_NAMES[scaler], _MODEL_NAMES[cell])
-                    lines.append(f"| {' | '.join([*names, *cells])} |")
-    return [*lines, ""]
+                    figures = [_difference(lstm, other, of) for of in ("accuracy", "macro F1")]
+                    cells = (protocol, name, _MODEL_NAMES[cell], *map(str, figures))
+                    table.append(f"| {' | '.join(cells)} |")
+                    if name == "mean of all":
+                        lines.append(
+                            f"- {_PROTOCOL_NAMES[protocol].capitalize()}, against the "
+                            f"{_MODEL_NAMES[cell]}: {figures[1].verdict} "
+                            f"(macro F1, mean of all scalers: {figures[1]})."
+                        )
+    return [*lines, "", *table, ""]
 
 
 _Group = list[tuple[Trial, Outcome]]
@@ -187,19 +206,43 @@ def _with_deviation(values: Sequence[float]) -> str:
     return f"{mean} ±{np.std(values, ddof=1):.3f}".replace("±0", "±")
 
 
-def _difference(group: _Group, other: _Group, name: str) -> str:
-    """Mean of the differences by seed, and its 95% interval."""
-    of_other = {trial.seed: _FIGURES[name](outcome) for trial, outcome in other}
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Mean of a difference, and its 95% interval; None where one seed gives none."""
+
+    mean: float
+    interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.mean:+.3f}"
+        low, high = self.interval
+        return f"{self.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    @property
+    def verdict(self) -> str:
+        """What it shows, in words."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return "no difference shown"
+        return "better" if self.mean > 0 else "worse"
+
+
+def _difference(group: _Group, other: _Group, name: str) -> _Difference:
+    """Differences by seed, each side being the mean of the seed's trials."""
+    sides: list[dict[int, list[float]]] = [{}, {}]
+    for side, pairs in zip(sides, (group, other), strict=True):
+        for trial, outcome in pairs:
+            side.setdefault(trial.seed, []).append(_FIGURES[name](outcome))
     by_seed = [
-        _FIGURES[name](outcome) - of_other[trial.seed]
-        for trial, outcome in group
-        if trial.seed in of_other
+        float(np.mean(of_seed) - np.mean(sides[1][seed]))
+        for seed, of_seed in sides[0].items()
+        if seed in sides[1]
     ]
-    if len(by_seed) < 2:
-        return f"{by_seed[0]:+.3f}" if by_seed else ""
     mean = float(np.mean(by_seed))
+    if len(by_seed) < 2:
+        return _Difference(mean, None)
     half = float(stats.t.ppf(0.975, len(by_seed) - 1) * stats.sem(by_seed))
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    return _Difference(mean, (mean - half, mean + half))
 
 
 def draw_comparison(outcomes: Outcomes, path: Path) -> None:

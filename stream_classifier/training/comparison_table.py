@@ -118,7 +118,8 @@ def class_ratio_markdown(outcomes: Outcomes) -> str:
             table.append(f"| {protocol} | {name} | {' | '.join(cells)} |")
             parts.append(
                 f"- {_PROTOCOL_NAMES[protocol].capitalize()}, {name}: "
-                f"{differences['macro F1'].verdict} (macro F1: {differences['macro F1']})."
+                f"macro F1 {differences['macro F1'].verdict} ({differences['macro F1']}), "
+                f"accuracy {differences['accuracy'].verdict} ({differences['accuracy']})."
             )
     return "\n".join([*parts, "", *table, ""])
 
@@ -152,8 +153,9 @@ def _lstm_against_the_rest(outcomes: Outcomes) -> list[str]:
                     if name == "mean of all":
                         lines.append(
                             f"- {_PROTOCOL_NAMES[protocol].capitalize()}, against the "
-                            f"{_MODEL_NAMES[cell]}: {figures[1].verdict} "
-                            f"(macro F1, mean of all scalers: {figures[1]})."
+                            f"{_MODEL_NAMES[cell]}, mean of all scalers: "
+                            f"macro F1 {figures[1].verdict} ({figures[1]}), "
+                            f"accuracy {figures[0].verdict} ({figures[0]})."
                         )
     return [*lines, "", *table, ""]
 

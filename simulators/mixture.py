@@ -34,6 +34,10 @@ SEIZURE_S: Final = 23.0
 EDGE_S: Final = 1.0
 """Rise and fall of a seizure, a raised cosine, both within ``SEIZURE_S``."""
 
+QUIET_S: Final = 90.0
+"""Background before a seizure of a head that is played, so that a detector can measure its gains
+(60 s of good signal) first."""
+
 RMS_UV: Final = (40.0, 100.0)
 """From which the amplitude of a seizure is drawn: what seizures reach on a scalp."""
 
@@ -109,6 +113,23 @@ def draw(
     )
 
 
+def onsets(duration_s: float) -> NDArray[np.float64]:
+    """Whole seconds at which a seizure may begin in a head that is played.
+
+    After ``QUIET_S``, and so that it fits in; anywhere in a background that is shorter.
+
+    Args:
+        duration_s: Of the background.
+
+    Example:
+        >>> onsets(116.0).tolist(), onsets(25.0).tolist(), len(onsets(20.0))
+        ([90.0, 91.0, 92.0, 93.0], [0.0, 1.0, 2.0], 0)
+    """
+    fitting = np.arange(np.floor(duration_s - SEIZURE_S) + 1)
+    late = fitting[fitting >= QUIET_S]
+    return late if len(late) else fitting
+
+
 def neighbours(labels: Sequence[str], centre: str, count: int) -> tuple[str, ...]:
     """A channel and those whose electrodes are nearest to it, nearest first.
 
@@ -127,8 +148,8 @@ def neighbours(labels: Sequence[str], centre: str, count: int) -> tuple[str, ...
     places = {label: place for label in labels if (place := position(label)) is not None}
     if centre not in places or not 1 <= count <= len(places):
         raise ValueError(
-            f"expected {count} or more electrodes of the 10-10 system, {centre!r} among them, "
-            f"found {', '.join(places) or 'none'} in {', '.join(labels)}"
+            f"expected {count} or more electrodes of the 10-10 system, "
+            f"found {', '.join(places) or 'none'} among {', '.join(labels)}"
         )
     distance = {label: math.dist(places[centre], place) for label, place in places.items()}
     return tuple(sorted(places, key=lambda label: (label != centre, distance[label])))[:count]

@@ -29,6 +29,7 @@ class Played(StrEnum):
     RECORDING = "recording"
     SCENARIO = "scenario"
     SYNTHETIC = "synthetic"
+    MIXTURE = "mixture"
 
 
 def simulate(
@@ -39,7 +40,8 @@ def simulate(
             help="rows: all rows of the data set, a gap of 1 s between them; recording: whole "
             "recordings of 23 s, or a file; scenario: a timeline, from recordings the model has "
             "not seen (from a neural mass model where there is no data set); synthetic: the same, "
-            "always from the model."
+            "always from the model; mixture: a recording of a head (--background) with a seizure "
+            "of the data set added to some of its channels."
         ),
     ] = Played.SCENARIO,
     name: Annotated[str, typer.Option(help="Name of the LSL stream.")] = "simulated-eeg",
@@ -98,6 +100,23 @@ def simulate(
         float | None,
         typer.Option(help="Sampling rate of a text file that says none.", show_default=False),
     ] = None,
+    background: Annotated[
+        Path | None,
+        typer.Option(
+            help="A recording (EDF, BDF, XDF, CSV) to mix a seizure into, played at its own rate "
+            "with its own labels.",
+            show_default=False,
+        ),
+    ] = None,
+    channels_involved: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Neighbouring channels that the seizure of a mixture is on. Default: 2.",
+            show_default=False,
+        ),
+    ] = None,
     shuffle: Annotated[bool, typer.Option("--shuffle", help="Rows in random order.")] = False,
     join: Annotated[
         bool, typer.Option("--join", help="No gap between rows, or repetitions.")
@@ -125,10 +144,8 @@ def simulate(
 
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     is_file = played is Played.RECORDING and any(Path(name).is_file() for name in recording or ())
-    try:
-        labels = montage.labels(channels) if channels and not is_file else None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--channels") from error
+    has_labels = is_file or played is Played.MIXTURE
+    labels = _named(channels) if channels and not has_labels else None
     _refuse_meaningless(
         played,
         shuffle=shuffle,
@@ -137,11 +154,18 @@ def simulate(
         scenario=scenario is not None,
         unit=unit is not None,
         rate=rate is not None,
+        background=background is not None,
+        channels_involved=channels_involved is not None,
     )
     wearer = _Wearer(data=data, seed=seed, n_channels=len(labels) if labels else None)
     if is_file:
         blocks = wearer.file(
             recording or (), channels=channels, unit=unit, rate_hz=rate, join=join, loop=loop
+        )
+        labels = wearer.labels
+    elif played is Played.MIXTURE:
+        blocks = wearer.mixture(
+            background, n_involved=channels_involved or 2, channels=channels, loop=loop
         )
         labels = wearer.labels
     elif played is Played.ROWS:
@@ -192,6 +216,15 @@ def simulate(
         raise typer.Exit(130)
 
 
+def _named(channels: str) -> tuple[str, ...]:
+    from simulators import montage  # noqa: PLC0415
+
+    try:
+        return montage.labels(channels)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--channels") from error
+
+
 def _tell_state(at_s: float, marker: str) -> None:
     """Say when another part of a scenario begins."""
     kind, _, state = marker.partition("/")
@@ -205,6 +238,7 @@ _MEANINGFUL = {
     Played.RECORDING: {"recording", "join", "unit", "rate"},
     Played.SCENARIO: {"scenario"},
     Played.SYNTHETIC: {"scenario"},
+    Played.MIXTURE: {"background", "channels_involved"},
 }
 
 
@@ -214,7 +248,7 @@ def _refuse_meaningless(played: Played, **given: bool) -> None:
         if is_given and option not in _MEANINGFUL[played]:
             others = ", ".join(kind for kind, options in _MEANINGFUL.items() if option in options)
             raise typer.BadParameter(
-                f"--{option} has no meaning for {played.value}, only for {others}"
+                f"--{option.replace('_', '-')} has no meaning for {played.value}, only for {others}"
             )
 
 
@@ -224,7 +258,7 @@ class _Wearer:
     Attributes:
         n_channels: As asked for, else as many as there are recordings.
         rate_hz: Samples a second.
-        labels: Of a file's channels; empty for all else.
+        labels: Of a file's channels, and of a mixture's; empty for all else.
         is_synthetic: Whether nothing of it is recorded.
         says: What is played, in a few words.
     """
@@ -325,6 +359,54 @@ class _Wearer:
 
         gap = 0 if join else round(recording.rate_hz)
         return blocks.loop(make, gap_samples=gap) if loop else make()
+
+    def mixture(
+        self, background: Path | None, *, n_involved: int, channels: str | None, loop: bool
+    ) -> Iterator[Block]:
+        import numpy as np  # noqa: PLC0415
+
+        from simulators import blocks, mixture  # noqa: PLC0415
+        from stream_classifier.evaluation.playing import read_head  # noqa: PLC0415
+
+        if background is None:
+            raise typer.BadParameter(
+                "a mixture needs the recording of a head. Try: --background FILE.edf",
+                param_hint="--background",
+            )
+        if channels is not None:
+            raise typer.BadParameter(
+                "a mixture has its background's channels", param_hint="--channels"
+            )
+        table = self._table()
+        head = read_head(background)
+        keys = [key for key in _held_out() if table.class_of(key) == 0]
+        try:
+            drawn = mixture.draw(
+                np.random.default_rng(self._seed or 0),
+                background=head.name,
+                labels=head.labels,
+                seizures=keys,
+                n_channels=n_involved,
+                onsets_s=mixture.onsets(head.duration_s),
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--background") from error
+        self.rate_hz, self.labels, self.n_channels = head.rate_hz, head.labels, len(head.labels)
+        self.says = (
+            f"{head.name} with seizure {drawn.seizure} of {drawn.rms_uv:.0f} µV rms on "
+            f"{', '.join(drawn.channels)} from {drawn.onset_s:g} s on"
+        )
+
+        def make() -> Iterator[Block]:
+            return mixture.play(
+                head.samples,
+                [drawn],
+                {drawn.seizure: table.recording(drawn.seizure)},
+                labels=head.labels,
+                rate_hz=head.rate_hz,
+            )
+
+        return blocks.loop(make, gap_samples=round(head.rate_hz)) if loop else make()
 
     def scenario(self, name: str, *, synthetic: bool, loop: bool) -> Iterator[Block]:
         from simulators import scenario as scenarios  # noqa: PLC0415

@@ -246,7 +246,8 @@ def _stream(streaming: Streaming, images: Mapping[str, str]) -> str:
                 )
             ),
         ],
-        caption=f"The alarm on {hours:.2f} h of held-out recordings as one stream",
+        caption=f"The alarm on {hours:.2f} h of held-out recordings as one stream; "
+        f"{streaming.played.refused_share:.1%} of the windows refused by the quality gate",
     )
     events = _table(
         ("", "sensitivity", "precision", "F1", "false an hour", "false a day"),

@@ -93,6 +93,11 @@ class Played:
     p: NDArray[np.float64]
     alarms: tuple[Interval, ...]
 
+    @property
+    def refused_share(self) -> float:
+        """Share of the windows that the quality gate refused to decide."""
+        return float(np.isnan(self.probabilities[:, 0]).mean())
+
     def under(self, rule: AlarmSpec) -> Played:
         """Run the alarm again over the same p(seizure), under another rule.
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from stream_classifier.bundle import AlarmSpec
+from stream_classifier.bundle import AlarmSpec, GainSpec
 from stream_classifier.detection.alarm import Alarm
 from stream_classifier.errors import TimelineNeededError
 from stream_classifier.evaluation.timelines import (
@@ -98,6 +98,19 @@ def test_the_detector_s_alarms_are_those_of_its_own_alarm_over_what_it_said(bonn
     seconds = []
     play(bonn, once.timeline, rule=rule, on_played_s=seconds.append)
     assert sum(seconds) == pytest.approx(once.timeline.duration_s)
+
+
+def test_a_bundle_with_a_gain_is_played_at_gain_1_from_the_first_sample(bonn, table_of):
+    rows = table_of((4, 1))
+    head = replace(
+        bonn, gain=GainSpec(target_uv=40.0), alarm=replace(bonn.alarm, channels_needed=4)
+    )
+    made = play(head, splice(rows, rows.keys, seed=0))
+    plain = play(bonn, made.timeline)
+    decided = np.isfinite(made.probabilities[:, 0])
+    assert made.refused_share == pytest.approx(1 - decided.mean())
+    np.testing.assert_array_equal(made.probabilities[decided], plain.probabilities[decided])
+    assert len(made.alarms) == 1
 
 
 def test_another_smoothing_is_another_p():

@@ -39,6 +39,9 @@ PACED_CHUNK_S: Final = 0.05
 LONGEST_WAIT_S: Final = 0.05
 """So that a request to stop is noticed."""
 
+TIME_ROUNDS_S: Final = 1e-6
+"""A wait shorter than this would be no wait, again and again."""
+
 _OPENERS: Final[dict[str, Callable[[Path, Ask], Recording]]] = {
     ".edf": open_edf,
     ".bdf": open_edf,
@@ -220,7 +223,7 @@ class RecordingSource:
         while self._stop is None or not self._stop.is_set():
             played_s = (self._monotonic() - self._started_s) * self._speed
             left_s = (due_s - played_s) / self._speed
-            if left_s <= 0:
+            if left_s <= TIME_ROUNDS_S:
                 return
             self._wait(min(left_s, LONGEST_WAIT_S))
             if left_s > LONGEST_WAIT_S:

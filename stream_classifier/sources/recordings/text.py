@@ -120,8 +120,9 @@ def _rate(shape: _Shape, beside: dict[str, Any], ask: Ask) -> tuple[float, tuple
     except (TypeError, ValueError):
         declared = math.nan
     if ask.rate_hz is not None:
-        notes = (f"read at {ask.rate_hz:g} Hz, though it says {declared:g} Hz",)
-        return ask.rate_hz, notes if declared not in {None, ask.rate_hz} else ()
+        if declared in {None, ask.rate_hz}:
+            return ask.rate_hz, ()
+        return ask.rate_hz, (f"read at {ask.rate_hz:g} Hz, though it says {stated} Hz",)
     if declared is None:
         raise StreamDescriptionError(
             f"recording {shape.path.name!r} declares no sampling rate, and a guess would make "

@@ -151,7 +151,10 @@ def neighbours(labels: Sequence[str], centre: str, count: int) -> tuple[str, ...
             f"expected {count} or more electrodes of the 10-10 system, "
             f"found {', '.join(places) or 'none'} among {', '.join(labels)}"
         )
-    distance = {label: math.dist(places[centre], place) for label, place in places.items()}
+    # Rounded, so that of two equally near ones the first is taken, not the last bit.
+    distance = {
+        label: round(math.dist(places[centre], place), 6) for label, place in places.items()
+    }
     return tuple(sorted(places, key=lambda label: (label != centre, distance[label])))[:count]
 
 

@@ -10,6 +10,7 @@
   * SignalError                      1  the samples are not what was promised
     * ShapeError
     * SamplesExpiredError
+    * CalibrationError               a person looks at the electrodes
   * SourceError                      4  the amplifier, or the network to it
     * StreamNotFoundError
     * AmbiguousStreamError
@@ -36,7 +37,7 @@ found, what to try. Only ``cli`` turns them into a line and an exit code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -135,6 +136,18 @@ class SamplesExpiredError(SignalError, LookupError):
         )
         self.asked = asked
         self.held = held
+
+
+class CalibrationError(SignalError):
+    """There was not enough good signal to measure a gain on."""
+
+    def __init__(self, *, share: float, poor: Mapping[str, str]) -> None:
+        channels = "; ".join(f"{printable(name)}: {why}" for name, why in poor.items())
+        super().__init__(
+            f"the best channel has {share:.0%} of the good signal that a gain is measured on"
+            + (f"; poor now: {channels}" if channels else "")
+            + ". Try: look at the electrodes, sit still, and a longer --at-most"
+        )
 
 
 class SourceError(StreamClassifierError):

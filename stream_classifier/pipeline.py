@@ -15,6 +15,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -24,13 +25,16 @@ from typing import Protocol, Self, TypeVar
 
 from stream_classifier.detection.detector import Decided, Detector
 from stream_classifier.errors import printable
-from stream_classifier.signals import AlertEvent, Prediction, Source, StreamSpec
+from stream_classifier.signals import AlertEvent, Calibrated, Prediction, Source, StreamSpec
 from stream_classifier.sinks.messages import (
     AlertMessage,
     EventMessage,
     MessageBuilder,
     PredictionMessage,
+    Quality,
+    QualityMessage,
     Signal,
+    overall,
 )
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +52,9 @@ says nothing of now: old data is never shown as a live signal."""
 
 WATCH_EVERY_S = 0.25
 """How often the age of the newest sample is looked at."""
+
+QUALITY_EVERY_S = 1.0
+"""How often, in signal time, what the channels are worth is looked at."""
 
 PATIENCE_S = 0.01
 """How long a patient reader waits before it looks again whether there is room."""
@@ -69,6 +76,10 @@ class Sink(Protocol):
 
     def prediction(self, message: PredictionMessage) -> None:
         """Offer the newest prediction; it may be dropped for a newer one."""
+        ...
+
+    def quality(self, message: QualityMessage) -> None:
+        """Offer what the channels are worth; the sink sends it if it is news, or now and then."""
         ...
 
 
@@ -250,6 +261,7 @@ class Pipeline:
         builder: Makes the messages.
         sink: Receives them.
         clock: The source's clock, seconds.
+        on_calibrated: Told of gains that were measured, on a thread, where it may write.
     """
 
     def __init__(
@@ -259,17 +271,21 @@ class Pipeline:
         builder: MessageBuilder,
         sink: Sink,
         clock: Callable[[], float],
+        on_calibrated: Callable[[Calibrated], None] = lambda _calibrated: None,
     ) -> None:
         self._reader = reader
         self._builder = builder
         self._sink = sink
         self._clock = clock
+        self._on_calibrated = on_calibrated
         self.counters = Counters()
         self.signal: Signal = "starting"
         self._prediction: Prediction | None = None
         self._decided: datetime | None = None
         self._event = reader.detector.standing
         self._is_stale = False
+        self._quality: Quality | None = None
+        self._quality_due_s = -math.inf
 
     async def run(self) -> None:
         """Work until the source ends, or for ever.
@@ -306,6 +322,8 @@ class Pipeline:
                 self._take_prediction(item, decision.decided_s, decided)
             elif isinstance(item, AlertEvent):
                 await self._take_event(item, decided)
+            else:
+                await asyncio.to_thread(self._on_calibrated, item)
         self._publish_state()
 
     def _take_prediction(self, item: Prediction, decided_s: float, decided: datetime) -> None:
@@ -318,6 +336,15 @@ class Pipeline:
         self.counters.predictions += 1
         self.counters.latency_s.append(latency_s)
         self._sink.prediction(self._builder.prediction(item, signal=self.signal, decided=decided))
+        if not self._quality_due_s - QUALITY_EVERY_S <= item.at_s < self._quality_due_s:
+            self._look_at_quality(item)
+
+    def _look_at_quality(self, item: Prediction) -> None:
+        """Say what the channels are worth, seldom enough for a person to read it."""
+        self._quality_due_s = item.at_s + QUALITY_EVERY_S
+        self._quality = overall(item.quality)
+        channels = self._reader.detector.quality
+        self._sink.quality(self._builder.quality(channels, at_s=item.at_s, signal=self.signal))
 
     async def _take_event(self, event: AlertEvent, decided: datetime) -> None:
         self._event = event
@@ -332,7 +359,9 @@ class Pipeline:
             ", ".join(map(printable, event.channels)),
         )
         await self._sink.event(
-            self._builder.event(event, state=state, signal=self.signal, decided=decided)
+            self._builder.event(
+                event, state=state, signal=self.signal, decided=decided, quality=self._quality
+            )
         )
 
     async def _watch_signal(self) -> None:
@@ -359,6 +388,7 @@ class Pipeline:
                 latest=self._event,
                 signal=self.signal,
                 decided=self._decided,
+                quality=None if self._prediction is None else self._quality,
             )
         )
 
@@ -366,7 +396,7 @@ class Pipeline:
 def _signal_of(prediction: Prediction, before: Signal) -> Signal:
     """Say whether there is a signal to judge, from the newest prediction."""
     if prediction.p is not None:
-        return "ok"
+        return "calibrating" if prediction.calibrating else "ok"
     if all(prediction.reasons):
         return "poor"
     # Usable again, but not for long enough to say anything.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,10 @@ from stream_classifier.bundle import Bundle, default_bundle, load_bundle
 from stream_classifier.config import AlarmSettings, MqttSettings, Settings, SourceSettings
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines import make_engine
-from stream_classifier.errors import ConfigError, RecordingUnusableError
+from stream_classifier.errors import ConfigError, RecordingUnusableError, printable
+from stream_classifier.gain_store import GainStore
 from stream_classifier.pipeline import Pipeline, Reader, Sink
-from stream_classifier.signals import StreamSpec
+from stream_classifier.signals import Calibrated, StreamSpec
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
 from stream_classifier.sinks.connection import probe
 from stream_classifier.sinks.console import ConsoleSink
@@ -39,6 +41,8 @@ from stream_classifier.sinks.topics import Topics, stream_level
 from stream_classifier.sources.lsl import LslSource, lsl_clock
 from stream_classifier.sources.recording import RecordingSource, open_recording
 from stream_classifier.sources.recordings.material import Ask
+
+LOG = logging.getLogger(__name__)
 
 DELIVER_WITHIN_S = 5.0
 """At the end of a recording: how long to wait for a broker that takes nothing of what is left."""
@@ -73,8 +77,8 @@ async def serve(
 ) -> None:
     """Run one stream's pipeline until it is cancelled, or its recording ends.
 
-    Of a recording, an alert that an earlier run left standing is not gone on with, so that the same
-    bytes give the same alerts.
+    Of a recording, an alert that an earlier run left standing is not gone on with, and gains are
+    neither looked up nor kept, so that the same bytes give the same alerts.
 
     Args:
         settings: Everything.
@@ -111,9 +115,14 @@ async def serve(
             bundle=bundle,
             spec=spec,
             engine=engine,
-            settings=detection,
+            settings=detection if is_recording else with_known_gains(detection, bundle, spec),
             standing=None if left is None else standing_alert(left, clock=clock),
         )
+
+    def keep_gains(calibrated: Calibrated) -> None:
+        LOG.info("gains measured: %s", gain_words(reader.detector.spec.labels, calibrated.gains))
+        if bundle.gain is not None and not is_recording:
+            GainStore(reader.detector.spec).save(calibrated.gains, bundle.gain)
 
     async with contextlib.AsyncExitStack() as stack:
         broker = None
@@ -160,7 +169,13 @@ async def serve(
                 bundle=bundle,
             )
         )
-        pipeline = Pipeline(reader=reader, builder=builder, sink=sink, clock=source_clock)
+        pipeline = Pipeline(
+            reader=reader,
+            builder=builder,
+            sink=sink,
+            clock=source_clock,
+            on_calibrated=keep_gains,
+        )
         stack.callback(lambda: on_ended(_summary(pipeline, reader, source)))
         await _run(pipeline, seconds)
         if isinstance(source, RecordingSource) and source.ended:
@@ -255,6 +270,33 @@ def detector_settings(
     return DetectorSettings(rule=rule, mains_hz=mains_hz)
 
 
+def with_known_gains(
+    settings: DetectorSettings, bundle: Bundle, spec: StreamSpec
+) -> DetectorSettings:
+    """Add the gains that an earlier start measured on this stream, if the bundle wants any."""
+    gains = None if bundle.gain is None else GainStore(spec).load(bundle.gain)
+    if gains is None:
+        return settings
+    LOG.info(
+        "gains of an earlier start: %s. To measure again: stream-classifier calibrate",
+        gain_words(spec.labels, gains),
+    )
+    return replace(settings, gains=gains)
+
+
+def gain_words(labels: Sequence[str], gains: Sequence[float | None]) -> str:
+    """Write gains for a person.
+
+    Example:
+        >>> gain_words(["C3", "C4"], [2.0345, None])
+        'C3 2.03, C4 not measured'
+    """
+    return ", ".join(
+        f"{printable(label)} {'not measured' if gain is None else f'{gain:.2f}'}"
+        for label, gain in zip(labels, gains, strict=True)
+    )
+
+
 def outbox_path(stream: str) -> Path:
     """Return where a stream's outbox lies unless a setting says otherwise."""
     return platformdirs.user_state_path("stream_classifier") / f"{stream_level(stream)}.sqlite"
@@ -310,6 +352,7 @@ def _summary(
     return {
         "windows": reader.detector.n_windows,
         "windows_refused": reader.detector.n_windows_refused,
+        "windows_calibrating": reader.detector.n_windows_calibrating,
         "alerts": pipeline.counters.alerts,
         "shed": reader.shed,
         **_received(source),

@@ -1,8 +1,8 @@
 """The commands. The only place that prints results or decides an exit code.
 
 Exit codes: 0 done, 1 another failure, 2 usage, 3 configuration or data set, 4 no
-source within ``--wait`` or an ambiguous one, 5 broker refused the credentials, 6 model,
-130 interrupted.
+source within ``--wait``, an ambiguous one, or a recording that cannot be played, 5 broker
+refused the credentials, 6 model, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import typer
 
 from stream_classifier import __version__
 from stream_classifier.cli import (
+    calibrate,
     compare,
     config,
     dataset,
@@ -38,8 +39,8 @@ from stream_classifier.errors import StreamClassifierError, printable
 app = typer.Typer(
     name="stream-classifier",
     help="Streaming real-time EEG seizure classifier. For research; not a medical device.",
-    epilog="Exit codes: 0 done, 2 usage, 3 configuration or data, 4 no or ambiguous source, "
-    "5 broker refused the credentials, 6 model, 130 interrupted, 1 anything else.",
+    epilog="Exit codes: 0 done, 2 usage, 3 configuration or data, 4 no or ambiguous source, or no "
+    "usable recording, 5 broker refused the credentials, 6 model, 130 interrupted, 1 any other.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,6 +68,7 @@ def _common(
 for command in (
     demo.demo,
     run.run,
+    calibrate.calibrate,
     simulate.simulate,
     streams.streams,
     subscribe.subscribe,

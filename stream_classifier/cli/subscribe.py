@@ -37,7 +37,7 @@ _SIGNAL_WORDS = {
     "none": "NO SIGNAL: no samples arrive, so no seizure can be seen",
     "poor": "POOR SIGNAL: nothing can be said of it, so no seizure can be seen",
     "starting": "starting: nothing can be said yet",
-    "calibrating": "calibrating: nothing can be said yet",
+    "calibrating": "calibrating: gains are being measured, at gain 1 until then; alerts are live",
     "stopped": "the classifier is stopped",
     "ok": "signal ok",
 }

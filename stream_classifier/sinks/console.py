@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stream_classifier.sinks.messages import AlertMessage, EventMessage, PredictionMessage
+from stream_classifier.sinks.messages import (
+    AlertMessage,
+    EventMessage,
+    PredictionMessage,
+    QualityMessage,
+)
 
 
 class ConsoleSink:
@@ -26,3 +31,6 @@ class ConsoleSink:
 
     def prediction(self, message: PredictionMessage) -> None:
         """Say nothing: there are twenty a second."""
+
+    def quality(self, message: QualityMessage) -> None:
+        """Say nothing: it is for looking at."""

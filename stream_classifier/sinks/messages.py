@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -31,6 +32,8 @@ from stream_classifier.errors import printable
 from stream_classifier.signals import (
     CLASS_NAMES,
     AlertEvent,
+    ChannelQuality,
+    ChannelState,
     EventType,
     Prediction,
     State,
@@ -46,11 +49,13 @@ LATE_AFTER = timedelta(seconds=5)
 ALERT_SCHEMA: Final = "stream_classifier/alert/1"
 EVENT_SCHEMA: Final = "stream_classifier/event/1"
 PREDICTION_SCHEMA: Final = "stream_classifier/prediction/1"
+QUALITY_SCHEMA: Final = "stream_classifier/quality/1"
 INFO_SCHEMA: Final = "stream_classifier/info/1"
 
 _NAME_BYTES = 256
 _LABEL_BYTES = 48
 _LABELS_BYTES = 5_000
+_CHANNELS_BYTES = 14_000
 _CARD_ENTRIES = 24
 _CARD_BYTES = 200
 
@@ -61,6 +66,11 @@ Signal = Literal["ok", "none", "poor", "starting", "calibrating", "stopped"]
 """Whether there is a signal to judge. Anything but ``ok`` is never "no seizure"."""
 
 Quality = Literal["good", "fair", "poor"]
+_QUALITY: Final[dict[ChannelState, Quality]] = {
+    ChannelState.GOOD: "good",
+    ChannelState.FAIR: "fair",
+    ChannelState.POOR: "poor",
+}
 Scalar = str | int | float | bool | None
 
 
@@ -238,6 +248,36 @@ class PredictionMessage(Decided):
     )
 
 
+class ChannelReport(_Part):
+    """What the newest window of one channel is worth."""
+
+    channel: str
+    state: Quality = Field(description="poor: no decision is made on it")
+    reasons: tuple[str, ...] = Field(description="why it is not good; the weightiest first")
+    rms_uv: Annotated[float, Field(ge=0)] | None = Field(
+        description="as it comes, about its mean; null: a sample is missing"
+    )
+    mains_share: Probability = Field(description="power at the mains' frequency, of all power")
+    flat_share: Probability = Field(description="share of the window in which nothing moves")
+    railed_share: Probability = Field(description="share of the window at its own extreme value")
+    gain: Annotated[float, Field(gt=0)] = Field(description="1 until it is measured")
+
+
+class QualityMessage(Message):
+    """What each channel's signal is worth.
+
+    Of a stream with more channels than fit, the worst ones are listed; the counts are of all.
+    """
+
+    schema_: Literal["stream_classifier/quality/1"] = Field(QUALITY_SCHEMA, alias="schema")
+    signal: Signal = Field(description="as in the alert state")
+    good: int = Field(ge=0, description="channels that are good")
+    fair: int = Field(ge=0, description="channels that are decided on, with care")
+    poor: int = Field(ge=0, description="channels that no decision is made on")
+    channels: tuple[ChannelReport, ...]
+    left_off: int = Field(0, ge=0, description="channels that are not listed")
+
+
 class InfoMessage(Message):
     """What the classifier is and how to read its results."""
 
@@ -302,6 +342,28 @@ class MessageBuilder:
             channels=_labels(self.spec.labels),
             window=tuple(map(_known, seizure.tolist())),
             smoothed=tuple(map(_known, prediction.smoothed.tolist())),
+        )
+
+    def quality(
+        self, channels: Sequence[ChannelQuality], *, at_s: float, signal: Signal
+    ) -> QualityMessage:
+        """Say what each channel's signal is worth, as of a time on the source's clock."""
+        labels = _labels(channel.label for channel in channels)
+        reports = [_report(*both) for both in zip(channels, labels, strict=True)]
+        listed = _fitting(reports)
+        if len(listed) < len(reports):
+            listed = _fitting(sorted(reports, key=lambda r: _WORST_FIRST.index(r.state)))
+        n_of = Counter(report.state for report in reports)
+        return QualityMessage(
+            stream=_name(self.spec.name),
+            ts=self.clock.utc(at_s),
+            simulated=self.spec.simulated,
+            signal=signal,
+            good=n_of["good"],
+            fair=n_of["fair"],
+            poor=n_of["poor"],
+            channels=tuple(listed),
+            left_off=len(reports) - len(listed),
         )
 
     def alert(
@@ -433,6 +495,47 @@ class MessageBuilder:
 
 
 _FINAL = (EventType.ENDED, EventType.RETRACTED)
+_WORST_FIRST: Final = ("poor", "fair", "good")
+
+
+def overall(states: Sequence[str]) -> Quality | None:
+    """Say what a stream's signal is worth: what at least half of its channels are worth.
+
+    Example:
+        >>> overall(["good", "good", "poor"]), overall(["good", "poor"]), overall([])
+        ('good', 'good', None)
+    """
+    if not states:
+        return None
+    n_of = Counter(map(str, states))
+    if 2 * n_of["good"] >= len(states):
+        return "good"
+    return "poor" if 2 * n_of["poor"] > len(states) else "fair"
+
+
+def _report(channel: ChannelQuality, label: str) -> ChannelReport:
+    return ChannelReport(
+        channel=label,
+        state=_QUALITY[channel.state],
+        reasons=channel.reasons,
+        rms_uv=round(channel.rms_uv, 1) if math.isfinite(channel.rms_uv) else None,
+        mains_share=round(channel.mains_share, 3),
+        flat_share=round(channel.flat_share, 3),
+        railed_share=round(channel.railed_share, 3),
+        gain=round(channel.gain, 3),
+    )
+
+
+def _fitting(reports: Iterable[ChannelReport]) -> list[ChannelReport]:
+    """Return the first of them, as many as fit into a payload."""
+    fitting = []
+    left = _CHANNELS_BYTES
+    for report in reports:
+        left -= len(report.model_dump_json().encode()) + 1
+        if left < 0:
+            break
+        fitting.append(report)
+    return fitting
 
 
 def _is_on(event: AlertEvent) -> bool:

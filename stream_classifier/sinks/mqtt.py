@@ -3,6 +3,7 @@
     event()        -> outbox (disk) --+
     alert_state()  -> latest ---------+--> one task, one connection --> broker
     prediction()   -> latest ---------+
+    quality()      -> latest ---------+
 
 Events are sent in order and forgotten only when acknowledged. States are sent again on every
 connect, since a broker forgets even what it acknowledged. Predictions are for looking at.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -33,6 +35,7 @@ from stream_classifier.sinks.messages import (
     InfoMessage,
     Message,
     PredictionMessage,
+    QualityMessage,
     StatusMessage,
     WallClock,
     iso_utc,
@@ -47,6 +50,12 @@ HEARTBEAT_S = 10.0
 
 PREDICTION_EVERY_S = 0.5
 PREDICTION_EXPIRES_S = 10
+
+QUALITY_EVERY_S = 5.0
+QUALITY_CHANGE_EVERY_S = 1.0
+"""What channels are worth is sent this often, and this often at most when it changes."""
+
+QUALITY_EXPIRES_S = 15
 
 RETRY_FIRST_S = 0.25
 RETRY_CAP_S = 5.0
@@ -145,6 +154,7 @@ class MqttSink:
         self._info = info
         self._alert: AlertMessage | None = None
         self._prediction: PredictionMessage | None = None
+        self._quality: QualityMessage | None = None
         self._now = now or _clock_fixed_now()
 
         self._connected = False
@@ -158,6 +168,7 @@ class MqttSink:
         self._gist_sent: tuple[object, ...] = ()
         self._alert_due = 0.0
         self._prediction_due = 0.0
+        self._quality_sent: tuple[float, object] = (-math.inf, None)  # when, and what it said
         self._events_due = 0.0
         self._grace_until = 0.0
         self._seq: Counter[str] = Counter()
@@ -242,6 +253,14 @@ class MqttSink:
             self._prediction = message
             self._wake.set()
 
+    def quality(self, message: QualityMessage) -> None:
+        """Take what the channels are worth now. Sent if it is news, else every 5 s."""
+        sent_s, sent = self._quality_sent
+        waits_s = QUALITY_EVERY_S if _worth(message) == sent else QUALITY_CHANGE_EVERY_S
+        if self._connected and _clock_s() >= sent_s + waits_s:
+            self._quality = message
+            self._wake.set()
+
     async def _serve(self) -> None:
         await self._told.wait()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
@@ -270,7 +289,8 @@ class MqttSink:
                 await self._pause(retry_s)
             finally:
                 self._connected = False
-                self._prediction = None
+                self._prediction = self._quality = None
+                self._quality_sent = (-math.inf, None)
 
     def _report(self, fault: str, *, retry_s: float) -> None:
         if fault != self._away:
@@ -325,7 +345,20 @@ class MqttSink:
         if self._prediction is not None:
             self._prediction_due = _clock_s() + PREDICTION_EVERY_S
             message, self._prediction = self._prediction, None
-            await self._publish_message(connection, self.topics.prediction, message)
+            await self._publish_message(
+                connection, self.topics.prediction, message, qos=0, expires_s=PREDICTION_EXPIRES_S
+            )
+        if self._quality is not None:
+            quality, self._quality = self._quality, None
+            self._quality_sent = (_clock_s(), _worth(quality))
+            await self._publish_message(
+                connection,
+                self.topics.quality,
+                quality,
+                qos=0,
+                retain=True,
+                expires_s=QUALITY_EXPIRES_S,
+            )
 
     async def _publish_events(self, connection: Connection) -> None:
         """Send the events that wait, oldest first; the first one denied holds up the rest."""
@@ -372,16 +405,22 @@ class MqttSink:
         )
 
     async def _publish_message(
-        self, connection: Connection, topic: str, message: Message, *, retain: bool = False
+        self,
+        connection: Connection,
+        topic: str,
+        message: Message,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        expires_s: int | None = None,
     ) -> None:
-        for_view = isinstance(message, PredictionMessage)
         await self._publish(
             connection,
             topic,
             stamped(message.to_json(), published=iso_utc(self._now()), seq=self._seq[topic]),
-            qos=0 if for_view else 1,
+            qos=qos,
             retain=retain,
-            expires_s=PREDICTION_EXPIRES_S if for_view else None,
+            expires_s=expires_s,
             labels={"schema": message.schema_, "simulated": _word(message.simulated)},
         )
 
@@ -433,6 +472,11 @@ def _gist(message: AlertMessage) -> tuple[object, ...]:
         message.latched,
         message.acknowledged,
     )
+
+
+def _worth(message: QualityMessage) -> tuple[object, ...]:
+    """Return what makes a quality news; the measures change with every window."""
+    return (message.signal, *((c.channel, c.state, c.reasons, c.gain) for c in message.channels))
 
 
 def _word(claim: bool) -> str:

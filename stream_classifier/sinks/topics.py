@@ -108,6 +108,11 @@ class Topics:
         return f"{self.prefix}/prediction"
 
     @property
+    def quality(self) -> str:
+        """Retained: what each channel's signal is worth, on change and every 5 s."""
+        return f"{self.prefix}/quality"
+
+    @property
     def info(self) -> str:
         """Retained: what the classifier is, for whom looks at its results."""
         return f"{self.prefix}/info"
@@ -119,5 +124,6 @@ class Topics:
             "alert": self.alert,
             "event": self.event,
             "prediction": self.prediction,
+            "quality": self.quality,
             "info": self.info,
         }

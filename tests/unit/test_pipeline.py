@@ -61,7 +61,7 @@ class ScriptedSource:
 
 class RecordingSink:
     def __init__(self):
-        self.events, self.states, self.predictions = [], [], []
+        self.events, self.states, self.predictions, self.qualities = [], [], [], []
         self.changed = asyncio.Event()
 
     async def event(self, message):
@@ -73,6 +73,9 @@ class RecordingSink:
 
     def prediction(self, message):
         self.predictions.append(message)
+
+    def quality(self, message):
+        self.qualities.append(message)
 
     async def until(self, condition):
         async with asyncio.timeout(10):

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from stream_classifier.cli import (
+    calibrate,
     compare,
     dataset,
     doctor,
@@ -26,6 +27,7 @@ from stream_classifier.cli import (
 )
 
 COMMANDS = {
+    "calibrate": calibrate.calibrate,
     "compare": compare.compare,
     "doctor": doctor.doctor,
     "evaluate": evaluate.evaluate,

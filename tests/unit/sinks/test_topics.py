@@ -64,6 +64,7 @@ def test_all_topics_lie_below_base_and_stream() -> None:
         "alert": "ward/eeg/bed3/alert",
         "event": "ward/eeg/bed3/alert/event",
         "prediction": "ward/eeg/bed3/prediction",
+        "quality": "ward/eeg/bed3/quality",
         "info": "ward/eeg/bed3/info",
     }
 

@@ -377,3 +377,19 @@ def test_a_request_to_stop_ends_it():
             stop.set()
     assert n == 3
     assert not source.ended
+
+
+@pytest.mark.dataset
+def test_recordings_of_consumer_headsets_are_read_as_they_are(data_folder):
+    pytest.importorskip("pyxdf", reason="needs the extra [recordings]")
+    folder = data_folder / "headset_misc"
+    if not folder.is_dir():
+        pytest.skip("headset_misc is not in the data folder")
+    for path in sorted(folder.glob("muse_*.xdf")):  # other streams of theirs are empty
+        spec, chunks, source = read(path)
+        assert spec.labels == ("TP9", "AF7", "AF8", "TP10", "AUX_RIGHT")
+        assert (spec.rate_hz, source.n_gaps) == (256.0, 0)
+        assert np.abs(joined(chunks)).max() == 1000.0  # saturated, in uV
+    (path,) = folder.glob("OpenBCI*.txt")
+    spec, chunks, _ = read(path)
+    assert (spec.rate_hz, spec.n_channels, len(held(chunks))) == (250.0, 8, 22_490)

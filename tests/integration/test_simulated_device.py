@@ -25,6 +25,8 @@ import pylsl  # noqa: E402 - liblsl reads its configuration once
 
 from simulators.blocks import OFFSET, ONSET, Block, take  # noqa: E402
 from simulators.device import Device, already_there  # noqa: E402
+from simulators.mixture import Mixture  # noqa: E402
+from simulators.mixture import play as play_mixture  # noqa: E402
 from simulators.scenario import parse, play  # noqa: E402
 
 pytestmark = pytest.mark.lsl
@@ -204,6 +206,28 @@ def test_the_truth_of_a_scenario_stands_where_the_signal_changes(source_id: str)
     assert (during.std(axis=0) > 3 * before.std(axis=0)).all()
 
 
+def test_a_mixed_head_comes_at_its_own_rate_with_its_seizure_where_the_markers_say(
+    source_id: str,
+) -> None:
+    times = np.arange(4097) / 173.61
+    seizures = {"V1": np.float32(200 * np.sin(2 * np.pi * 5 * times))}
+    background = np.full((26 * 128, 2), 4100, np.float32)
+    mixture = Mixture("someone", "V1", ("T8",), 60.0, 2.0)
+    blocks = list(play_mixture(background, [mixture], seizures, labels=("T7", "T8"), rate_hz=128.0))
+    got = receive(
+        device(source_id, labels=("T7", "T8"), rate_hz=128.0, speed=100.0, chunk_samples=64), blocks
+    )
+    assert [label for label, _ in got.markers] == [mixture.marker, ONSET, OFFSET]
+    stamps, samples = np.array(got.stamps), np.array(got.samples)
+    assert np.diff(stamps) == pytest.approx(1 / 128, abs=1e-6)
+    (_, onset_s), (_, offset_s) = got.markers[1:]
+    inside = (stamps > onset_s - 1e-6) & (stamps < offset_s - 1e-6)
+    assert inside.sum() == 23 * 128
+    assert np.all(samples[:, 0] == 4100)
+    assert np.all(samples[~inside, 1] == 4100)
+    assert samples[inside, 1].std() == pytest.approx(60, rel=0.05)
+
+
 def test_waiting_for_a_consumer_ends_with_the_first_or_in_time(source_id: str) -> None:
     with device(source_id) as sender:
         began_s = time.monotonic()
@@ -328,6 +352,18 @@ def test_the_data_set_can_be_played(
     _, err = program.communicate(timeout=60)
     assert program.returncode == 0, err
     assert told in err
+
+
+def test_a_head_with_a_seizure_can_be_played(source_id: str, data_folder: Path) -> None:
+    pytest.importorskip("edfio")
+    background = data_folder / "headset_epoc" / "control_06.edf"
+    program = start(
+        "mixture", "--background", str(background), "--channels-involved", "4", "--seed", "5",
+        "--data", str(data_folder), "--name", source_id, "--seconds", "0.5",
+    )  # fmt: skip
+    _, err = program.communicate(timeout=60)
+    assert program.returncode == 0, err
+    assert "14 channel(s) at 128 Hz, control_06 with seizure V1" in err
 
 
 def test_taking_part_of_a_scenario_sends_no_more(source_id: str) -> None:

@@ -105,8 +105,6 @@ async def serve(
     is_recording = isinstance(source, RecordingSource)
     source_clock = source.clock if isinstance(source, RecordingSource) else lsl_clock
     clock = WallClock.set_now(source_clock())
-    if is_recording:  # whole milliseconds, so that times round alike in every run
-        clock = WallClock(offset_s=round(clock.offset_s, 3))
 
     def make_detector(spec: StreamSpec) -> Detector:
         topics, outbox_file = _places(settings, spec)
@@ -131,6 +129,8 @@ async def serve(
             await probe(broker)
         reader = Reader(source, make_detector, clock=source_clock, stop=stop, patient=is_recording)
         await stack.enter_async_context(reader)
+        if isinstance(source, RecordingSource):
+            clock = _from_the_start(source)
         topics, outbox_file = _places(settings, reader.detector.spec)
         spec = replace(reader.detector.spec, name=topics.stream)
         builder = MessageBuilder(
@@ -225,6 +225,14 @@ async def _source(source: SourceSettings, stop: threading.Event) -> LslSource | 
     )
     recording = await asyncio.to_thread(open_recording, source.recording, ask)
     return RecordingSource(recording, speed=source.speed, stop=stop)
+
+
+def _from_the_start(source: RecordingSource) -> WallClock:
+    """Return what makes the recording's first sample be taken when it began to be played.
+
+    To the whole millisecond, so that times round alike in every run.
+    """
+    return WallClock(offset_s=round(WallClock.set_now(source.played_for_s()).offset_s, 3))
 
 
 async def _delivered(sink: MqttSink) -> None:

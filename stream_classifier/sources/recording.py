@@ -178,9 +178,11 @@ class RecordingSource:
         In real time this is the clock on the wall, so that a machine that is too slow shows; at
         any other speed nothing can be late, and time passes with what is handed on.
         """
-        if self._speed == 1.0 and self._started_s is not None:
-            return self._monotonic() - self._started_s
-        return self._reached_s
+        return self.played_for_s() if self._speed == 1.0 else self._reached_s
+
+    def played_for_s(self) -> float:
+        """Return for how long it has been played, seconds of the clock on the wall."""
+        return 0.0 if self._started_s is None else self._monotonic() - self._started_s
 
     def open(self) -> StreamSpec:
         """Say what it is."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from simulators.mixture import SEIZURE_S, Mixture, draw, mix, shape
 from stream_classifier.datasets import load_rows, places
-from stream_classifier.errors import DatasetInvalidError, DatasetNotFoundError, UnseenDataError
+from stream_classifier.errors import DatasetNotFoundError, RecordingInvalidError, UnseenDataError
 from stream_classifier.evaluation.intervals import draw_sums, quantile_bounds, rate_bounds
 from stream_classifier.evaluation.playing import Head, Watched, read_head, watch
 
@@ -334,7 +334,7 @@ def try_heads(
         progress: Told after each piece of work; the number of pieces grows once.
 
     Raises:
-        DatasetInvalidError: If a recording is too short to place a seizure in it.
+        RecordingInvalidError: If a recording is damaged, or none is long enough for a seizure.
     """
     heads = tuple(map(read_head, people))
     scales = (1.0, *plan.gains)
@@ -405,14 +405,16 @@ def draw_cases(
         stream: Of random numbers; another one for other cases.
 
     Raises:
-        DatasetInvalidError: If nobody has an onset.
+        RecordingInvalidError: If nobody has an onset.
     """
     able = [number for number, onsets in enumerate(onsets_s) if len(onsets)]
     if not able:
-        raise DatasetInvalidError(
-            path=FOLDER,
-            expected=f"recordings of calibration, {LEAD_S:g} s and a seizure of {SEIZURE_S:g} s",
+        raise RecordingInvalidError(
+            path=", ".join(head.name for head in heads),
+            expected=f"a recording with time for a calibration, {LEAD_S:g} s, and a seizure of "
+            f"{SEIZURE_S:g} s",
             found="none as long",
+            fix="longer recordings",
         )
     n_each = -(-plan.n_cases // len(able))
     mixtures: list[Mixture] = []

@@ -9,8 +9,8 @@ from scipy.signal import butter
 from simulators.mixture import SEIZURE_S, Mixture
 from stream_classifier.bundle import FilterSpec, GainSpec, load_bundle
 from stream_classifier.errors import (
-    DatasetInvalidError,
     DatasetNotFoundError,
+    RecordingInvalidError,
     RecordingNotFoundError,
     UnseenDataError,
 )
@@ -202,7 +202,7 @@ def test_every_person_has_as_many_cases_and_no_seizure_twice_before_all_came():
 
 
 def test_people_too_short_for_a_seizure_are_an_error():
-    with pytest.raises(DatasetInvalidError, match="none as long"):
+    with pytest.raises(RecordingInvalidError, match="none as long"):
         draw_cases([head()], [np.array([])], ("V1",), HeadsPlan())
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,28 +99,33 @@ class Resampler:
         if not n_out:
             self._held = held
             return np.empty((0, samples.shape[1]), dtype=np.float32)
-        positions = [self._position(self.next_index + i) for i in range(n_out)]
-        base = np.array([p[0] for p in positions], dtype=np.intp) - self._held_index
-        kernels = self._kernels[[p[1] for p in positions]]  # (n_out, n_taps)
+        base, phases = self._positions(self.next_index, n_out)
+        base -= self._held_index
+        kernels = self._kernels[phases]  # (n_out, n_taps)
         out = np.zeros((n_out, samples.shape[1]))
         # Tap by tap, so that each output is summed in one order however many there are:
         # a matrix product would give other last bits for other chunk sizes.
         for tap in range(kernels.shape[1]):
             out += kernels[:, tap, None] * held[base + (tap - self._reach)]
         self.next_index += n_out
-        first_needed = self._position(self.next_index)[0] - self._reach
+        first_needed = int(self._positions(self.next_index, 1)[0][0]) - self._reach
         n_spent = min(max(0, first_needed - self._held_index), len(held))
         self._held = held[n_spent:]
         self._held_index += n_spent
         return out.astype(np.float32)
 
-    def _position(self, k: int) -> tuple[int, int]:
-        position = k * self._step
-        base = math.floor(position)
-        phase = round((position - base) * self._n_phases)
-        return (base, phase) if phase < self._n_phases else (base + 1, 0)
+    def _positions(self, first: int, n_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Input sample before each output, and the phase from there on, in whole numbers."""
+        step, n_phases = self._step, self._n_phases
+        whole, rest = divmod(first * step.numerator, step.denominator)  # of any size
+        parts = rest + np.arange(n_out, dtype=np.int64) * step.numerator
+        base, beyond = np.divmod(parts, step.denominator)
+        phases = (2 * beyond * n_phases + step.denominator) // (2 * step.denominator)
+        base += whole + phases // n_phases  # a phase that rounds to the next sample
+        return base, phases % n_phases
 
 
+@lru_cache(maxsize=64)
 def _kernels(n_phases: int, reach: int, half_width: float) -> NDArray[np.float64]:
     """Return one kernel a phase, shape ``(n_phases, 2 reach + 2)``, each summing to 1."""
     phases = np.arange(n_phases)[:, None] / n_phases
@@ -128,4 +134,6 @@ def _kernels(n_phases: int, reach: int, half_width: float) -> NDArray[np.float64
     inside = np.sqrt(np.clip(1 - (distance / half_width) ** 2, 0, None))
     window = np.where(np.abs(distance) <= half_width, np.i0(KAISER_BETA * inside), 0)
     kernel = np.sinc(2 * CUTOFF * lower_rate * distance) * window
-    return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
+    kernels = np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
+    kernels.flags.writeable = False  # shared by all resamplers of these rates
+    return kernels

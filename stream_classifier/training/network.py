@@ -1,6 +1,7 @@
 """The network in PyTorch, for training: exactly what the engines run.
 
-Shapes in comments: B windows, T = 25 steps, C channels of the stem, H hidden units.
+Shapes in comments: B stretches of signal, T steps, C channels of the stem, H hidden units, P
+decisions. A window of 120 samples has W steps (25 for a stem of two convolutions, kernel 8, stride 2).
 
 Nothing is padded, so the features of a step depend on the samples it covers and not on where
 the window began; that is what lets an engine share the stem between overlapping windows.
@@ -12,43 +13,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stream_classifier.bundle import NetworkSpec
+from stream_classifier.engines.reference import lead_samples, n_steps
 
 READOUT_DROPOUT = 0.3
 
-_STATE_KEYS = {
-    "conv1.weight": "conv1.weight",
-    "conv1.bias": "conv1.bias",
-    "conv2.weight": "conv2.weight",
-    "conv2.bias": "conv2.bias",
+_LSTM_KEYS = {
     "lstm.weight_ih": "lstm.weight_ih_l0",
     "lstm.weight_hh": "lstm.weight_hh_l0",
     "lstm.bias": "lstm.bias_ih_l0",
-    "head.weight": "head.weight",
-    "head.bias": "head.bias",
 }
-"""Name in a bundle to name in the module below."""
+"""Name in a bundle to name in the module below, where they differ."""
 
 
-class WindowNetwork(nn.Module):
-    """Two convolutions, an LSTM from zero state, and a head over its states' summary.
+class StreamNetwork(nn.Module):
+    """Convolutions, an LSTM from zero state, and a head over its last states' summary.
 
-    Step *t* of 25 ends at sample 119 - 4 (24 - t) of a window of 120: samples 2 to 119 feed the
-    stem, sample 1 counts only through the first difference, sample 0 not at all.
+    The steps end with the last sample of a stretch. One window long, a stretch gives one decision
+    (``windowed`` mode); a longer one gives one for every step that has a window behind it, from a
+    state that runs on (``continuous``).
 
     Args:
         spec: Shape of the network.
+        window_samples: How far back the readout reaches.
         dropout: Share of the summary left out at random while training.
     """
 
-    def __init__(self, spec: NetworkSpec, *, dropout: float = READOUT_DROPOUT) -> None:
+    def __init__(
+        self, spec: NetworkSpec, *, window_samples: int, dropout: float = READOUT_DROPOUT
+    ) -> None:
         super().__init__()
-        C, H = spec.conv_channels, spec.hidden
+        H = spec.hidden
         self.spec = spec
-        self.conv1 = nn.Conv1d(2, C, spec.kernel_samples, stride=spec.stride_samples)
-        self.conv2 = nn.Conv1d(C, C, spec.kernel_samples, stride=spec.stride_samples)
-        self.lstm = nn.LSTM(C, H, batch_first=True)
+        self.window_samples = window_samples
+        self.n_window_steps = n_steps(spec, window_samples)
+        channels = [2, *(conv.channels for conv in spec.stem)]
+        self.stem = nn.ModuleList(
+            nn.Conv1d(before, conv.channels, conv.kernel, stride=conv.stride)
+            for before, conv in zip(channels, spec.stem, strict=False)
+        )
+        self.lstm = nn.LSTM(channels[-1], H, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(3 * H, spec.outputs)
         # Gates are stacked i, f, g, o. A forget gate that starts open lets gradients reach the
@@ -59,37 +65,63 @@ class WindowNetwork(nn.Module):
             biases["bias_ih_l0"][H : 2 * H] += 1
 
     def forward(self, z: Tensor) -> Tensor:
-        """Logits of shape (B, outputs) for z-scores of shape (B, window_samples)."""
-        u = torch.asinh(4 * z[:, 1:]) / 2  # (B, 119): asinh keeps spikes from drowning the rest
-        v = torch.asinh(16 * (z[:, 1:] - z[:, :-1])) / 2  # (B, 119)
-        x = torch.stack([u, v], dim=1)  # (B, 2, 119), from sample 1 on
-        x = x[:, :, self._lead(x.shape[2]) :]  # (B, 2, 118), so that the last step ends the window
-        x = torch.relu(self.conv1(x))  # (B, C, 56)
-        x = torch.relu(self.conv2(x))  # (B, C, T)
-        h, _ = self.lstm(x.transpose(1, 2))  # (B, T, C) -> (B, T, H)
-        readout = torch.cat([h[:, -1], h.mean(dim=1), h.amax(dim=1)], dim=1)  # (B, 3H)
-        logits: Tensor = self.head(self.dropout(readout))  # (B, outputs)
+        """Logits (B, outputs) of the last decision on z-scores (B, n_samples)."""
+        h = self.states(z)
+        last = h.shape[1] - self.n_window_steps
+        return self.decide(h, range(last, last + 1))[:, 0]
+
+    def states(self, z: Tensor) -> Tensor:
+        """Hidden states (B, T, H) of every step over z-scores (B, n_samples)."""
+        lead = lead_samples(self.spec, z.shape[1])
+        z = z[:, lead - 1 :]  # the first sample counts only through the difference
+        u = torch.asinh(4 * z[:, 1:]) / 2  # asinh keeps spikes from drowning the rest
+        v = torch.asinh(16 * (z[:, 1:] - z[:, :-1])) / 2
+        x = torch.stack([u, v], dim=1)  # (B, 2, n_samples - lead)
+        for conv in self.stem:
+            x = torch.relu(conv(x))  # (B, C, ...), at last (B, C, T)
+        h: Tensor = self.lstm(x.transpose(1, 2))[0]  # (B, T, C) -> (B, T, H)
+        return h
+
+    def decide(self, h: Tensor, positions: range) -> Tensor:
+        """Logits (B, P, outputs) from states (B, T, H).
+
+        Args:
+            h: What ``states`` gave.
+            positions: P of them, evenly spaced; 0 is the first step that has a window behind it.
+        """
+        W = self.n_window_steps
+        seen = h[:, positions.start : positions[-1] + W].transpose(1, 2)  # (B, H, ...)
+        summary = [
+            seen[:, :, W - 1 :: positions.step],
+            functional.avg_pool1d(seen, W, positions.step),
+            functional.max_pool1d(seen, W, positions.step),
+        ]
+        readout = torch.cat(summary, dim=1).transpose(1, 2)  # (B, P, 3H)
+        logits: Tensor = self.head(self.dropout(readout))  # (B, P, outputs)
         return logits
 
-    def _lead(self, n_samples: int) -> int:
-        """Leading samples that no step covers."""
-        kernel, stride = self.spec.kernel_samples, self.spec.stride_samples
-        covered_by_step = kernel + (kernel - 1) * stride  # 22
-        return (n_samples - covered_by_step) % stride**2
+    def ends(self, n_samples: int) -> NDArray[np.intp]:
+        """Index of the last sample of every decision on a stretch, shape ``(P,)``."""
+        steps = n_steps(self.spec, n_samples)
+        n_decisions = steps - self.n_window_steps + 1
+        return n_samples - 1 - self.spec.stride_samples * np.arange(n_decisions - 1, -1, -1)
 
 
 def class_log_probabilities(logits: Tensor, output_classes: tuple[int, ...]) -> Tensor:
-    """Log-probabilities of the classes, (B, 3): the outputs of each class summed."""
-    log_p = torch.log_softmax(logits, dim=1)  # (B, outputs)
+    """Log-probabilities of the classes, (..., 3): the outputs of each class summed."""
+    log_p = torch.log_softmax(logits, dim=-1)  # (..., outputs)
     of_class = torch.tensor(output_classes)
     return torch.stack(
-        [torch.logsumexp(log_p[:, of_class == c], dim=1) for c in range(max(output_classes) + 1)],
-        dim=1,
+        [
+            torch.logsumexp(log_p[..., of_class == c], dim=-1)
+            for c in range(max(output_classes) + 1)
+        ],
+        dim=-1,
     )
 
 
 def export_weights(
-    network: WindowNetwork, *, temperature: float = 1.0
+    network: StreamNetwork, *, temperature: float = 1.0
 ) -> dict[str, NDArray[np.float32]]:
     """Weights by the names and layouts of a bundle.
 
@@ -98,32 +130,25 @@ def export_weights(
         temperature: What logits are to be divided by; it goes into the head.
     """
     state = network.state_dict()
-    weights = {name: state[key].numpy().copy() for name, key in _STATE_KEYS.items()}
+    weights = {name: state[_key(name)].numpy().copy() for name in network.spec.weight_shapes}
     for name in ("head.weight", "head.bias"):
         weights[name] /= np.float32(temperature)
     return weights
 
 
-def import_weights(spec: NetworkSpec, weights: dict[str, NDArray[np.float32]]) -> WindowNetwork:
+def import_weights(
+    spec: NetworkSpec, weights: dict[str, NDArray[np.float32]], *, window_samples: int
+) -> StreamNetwork:
     """Build the network that a bundle's weights describe, ready to classify."""
-    network = WindowNetwork(spec)
-    state = {key: torch.tensor(weights[name]) for name, key in _STATE_KEYS.items()}
+    network = StreamNetwork(spec, window_samples=window_samples)
+    state = {_key(name): torch.tensor(weights[name]) for name in spec.weight_shapes}
     network.load_state_dict(state | {"lstm.bias_hh_l0": torch.zeros(4 * spec.hidden)})
     return network.eval()
 
 
-def classify(
-    network: WindowNetwork, windows_uv: NDArray[np.float32], *, mean_uv: float, std_uv: float
-) -> NDArray[np.float32]:
-    """Class probabilities, shape ``(n, 3)``, of windows of shape ``(n, window_samples)``, µV."""
-    network.eval()
-    z = torch.from_numpy((windows_uv - np.float32(mean_uv)) / np.float32(std_uv))
-    with torch.inference_mode():
-        # In pieces, so that memory stays bounded whatever is asked.
-        log_p = torch.cat(
-            [
-                class_log_probabilities(network(piece), network.spec.output_classes)
-                for piece in torch.split(z, 2048)
-            ]
-        )
-        return log_p.exp().numpy()
+def _key(name: str) -> str:
+    """Return the module's name of a bundle's weight: ``conv1.weight`` is ``stem.0.weight``."""
+    layer, _, kind = name.partition(".")
+    if layer.startswith("conv"):
+        return f"stem.{int(layer.removeprefix('conv')) - 1}.{kind}"
+    return _LSTM_KEYS.get(name, name)

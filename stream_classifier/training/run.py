@@ -6,42 +6,45 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from stream_classifier import __version__
-from stream_classifier.bundle import AlarmSpec, Bundle, NetworkSpec, save_bundle
-from stream_classifier.evaluation.windows import draw_windows, score, split_rows
+from stream_classifier.bundle import Bundle, save_bundle
+from stream_classifier.engines.reference import classify_windows
+from stream_classifier.evaluation.heldout import condition
+from stream_classifier.evaluation.robustness import robustness
+from stream_classifier.evaluation.scoring import Scored, score_bundle
+from stream_classifier.evaluation.windows import draw_windows, split_rows
+from stream_classifier.signals import CLASS_NAMES
 from stream_classifier.training.calibration import (
     DEFAULT_ALARM,
-    RAISE_THRESHOLDS,
     AlarmTrial,
     choose_alarm,
-    smooth_recordings,
-    try_alarm,
+    try_alarms,
 )
 from stream_classifier.training.card import ATTRIBUTION, write_card
+from stream_classifier.training.front_end import RATE_HZ, front_end
 from stream_classifier.training.material import split_data
-from stream_classifier.training.network import classify, export_weights, import_weights
-from stream_classifier.training.recipe import Epoch, Recipe, deterministic_torch, train
+from stream_classifier.training.network import export_weights
+from stream_classifier.training.recipe import WINDOW_SAMPLES, Epoch, Recipe, Trained, train
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
+    from stream_classifier.bundle import AlarmSpec, Split
     from stream_classifier.datasets import SeizureRows
-    from stream_classifier.evaluation.windows import Classify, WindowReport
     from stream_classifier.training.material import Protocol
 
-WINDOW_SAMPLES: Final = 120
 HOP_SAMPLES: Final = 8
-RATE_HZ: Final = 178.0
 REPORT_SEED: Final = 0
 """Picks the windows of the figures on the card; the default seed of ``evaluate``."""
 
 SELFTEST_WINDOWS_PER_CLASS: Final = 12
+SELFTEST_CONTINUOUS_SAMPLES: Final = 480
+"""A self-test window of a continuous bundle: long enough for its state to matter."""
 
 
 def train_bundle(
@@ -52,7 +55,8 @@ def train_bundle(
     protocol: Protocol,
     split_seed: int = 0,
     recipe: Recipe | None = None,
-    spec: NetworkSpec | None = None,
+    recipe_name: str = "bonn",
+    alarm: AlarmSpec | None = None,
     replace_existing: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Bundle:
@@ -66,105 +70,58 @@ def train_bundle(
         name: Of the model.
         protocol: How the data is split.
         split_seed: Of the split.
-        recipe: Settings of the training; None for the shipped models' ones.
-        spec: Shape of the network; None for the shipped models' one.
+        recipe: Settings of the training; None for the defaults of ``Recipe``.
+        recipe_name: What the recipe is called, for the command on the card.
+        alarm: The alarm rule; None chooses it on the validation side.
         replace_existing: Whether a bundle that is already there may go.
         on_epoch: Called after every epoch.
 
     Raises:
         FileExistsError: As ``save_bundle``.
+        ConfigError: As ``train``.
     """
     recipe = Recipe() if recipe is None else recipe
-    spec = NetworkSpec() if spec is None else spec
     split = split_data(rows, protocol=protocol, seed=split_seed)
-    trained = train(
-        rows, split, recipe=recipe, spec=spec, window_samples=WINDOW_SAMPLES, on_epoch=on_epoch
-    )
-    weights = export_weights(trained.network, temperature=trained.temperature)
-    network = import_weights(spec, weights)  # from here on exactly what the bundle will hold
-
-    def classify_uv(windows_uv: NDArray[np.float32]) -> NDArray[np.float32]:
-        with deterministic_torch(recipe.seed):
-            return classify(network, windows_uv, mean_uv=trained.mean_uv, std_uv=trained.std_uv)
-
-    alarm: AlarmSpec = DEFAULT_ALARM
-    trials: tuple[AlarmTrial, ...] = ()
-    if protocol == "recordings":  # shuffled rows do not make recordings to try an alarm on
-        trials = _try_alarms(classify_uv, rows, split.validation, RAISE_THRESHOLDS)
-        alarm = choose_alarm(trials)
+    trained = train(rows, split, recipe=recipe, on_epoch=on_epoch)
+    bundle, trials = assemble(rows, split, recipe, trained, name=name, alarm=alarm)
 
     # Everything is decided: now, and once, the test side.
     test = split_rows(rows, split.test)
-
-    def score_at(gain: float) -> WindowReport:
-        return score(
-            lambda windows_uv: classify_uv(np.float32(gain) * windows_uv),
-            rows,
-            test,
-            window_samples=WINDOW_SAMPLES,
-            seed=REPORT_SEED,
-        )
-
-    report = score_at(1.0)
-    accuracy_by_gain = {f"{gain:g}": score_at(gain).figures.accuracy for gain in (0.5, 2.0)}
-    alarm_test: AlarmTrial | None = None
-    if protocol == "recordings":
-        alarm_test = _try_alarms(classify_uv, rows, split.test, (alarm.raise_threshold,))[0]
-    selftest = _selftest_windows(rows, test)
+    scored = score_bundle(bundle, rows, test, seed=REPORT_SEED)
+    conditions = robustness(bundle, rows, test, seed=REPORT_SEED)
+    selftest = _selftest_windows(bundle, rows, test)
     command = (
-        f"stream-classifier train --protocol {protocol} --name {name} --out {name} "
-        f"--split-seed {split_seed} --seed {recipe.seed} --epochs {recipe.epochs} "
-        f"--patience {recipe.patience_epochs}"
+        f"stream-classifier train --recipe {recipe_name} --protocol {protocol} --name {name} "
+        f"--out {name} --split-seed {split_seed} --seed {recipe.seed}"
     )
     return save_bundle(
         path,
         name=name,
         version=__version__,
-        network=spec,
-        scaler_mean_uv=trained.mean_uv,
-        scaler_std_uv=trained.std_uv,
-        alarm=alarm,
-        weights=weights,
+        mode=bundle.mode,
+        network=bundle.network,
+        filters=bundle.filters,
+        gain=bundle.gain,
+        scaler_mean_uv=bundle.scaler_mean_uv,
+        scaler_std_uv=bundle.scaler_std_uv,
+        alarm=bundle.alarm,
+        weights=bundle.weights,
         selftest_windows=selftest,
-        selftest_probabilities=classify_uv(selftest),
+        selftest_probabilities=classify_windows(bundle, selftest),
         split=split,
-        provenance={
-            "command": command,
-            "recipe": recipe.as_json(),
-            "best_epoch": trained.best.number,
-            "n_epochs": trained.n_epochs,
-            "temperature": trained.temperature,
-            "alarm_trials": [asdict(trial) for trial in trials],
-            "data": {
-                "name": "Epileptic Seizure Recognition (UCI 388)",
-                "sha256": rows.digest,
-                "source": "Andrzejak et al. 2001, doi 10.34810/data490",
-                "licence": "CC BY 4.0",
-            },
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version_of(package) for package in ("numpy", "scikit-learn", "torch")},
-            },
-        },
+        provenance={**bundle.provenance, "command": command},
         metrics={
-            **report.as_json(),
-            "interval_95": {name: list(ends) for name, ends in report.intervals().items()},
-            "accuracy_by_gain": dict(accuracy_by_gain),
-            "alarm": None if alarm_test is None else asdict(alarm_test),
+            **scored.as_json(),
+            "robustness": [line.as_json() for line in conditions],
             "validation": {"accuracy": trained.best.accuracy, "macro_f1": trained.best.macro_f1},
         },
         card=write_card(
-            name=name,
-            version=__version__,
-            split=split,
-            spec=spec,
+            bundle,
             recipe=recipe,
             trained=trained,
-            alarm=alarm,
             trials=trials,
-            alarm_test=alarm_test,
-            report=report,
-            accuracy_by_gain=accuracy_by_gain,
+            scored=scored,
+            robustness=conditions,
             command=command,
         ),
         attribution=ATTRIBUTION,
@@ -175,41 +132,112 @@ def train_bundle(
     )
 
 
-def _try_alarms(
-    classify_uv: Classify,
+def assemble(
     rows: SeizureRows,
-    keys: tuple[int, ...] | tuple[str, ...],
-    thresholds: tuple[float, ...],
-) -> tuple[AlarmTrial, ...]:
-    """Try raise thresholds on whole recordings."""
-    smoothed = smooth_recordings(
-        classify_uv,
-        rows,
-        [str(key) for key in keys],
-        smoothing_s=DEFAULT_ALARM.smoothing_s,
+    split: Split,
+    recipe: Recipe,
+    trained: Trained,
+    *,
+    name: str,
+    alarm: AlarmSpec | None = None,
+) -> tuple[Bundle, tuple[AlarmTrial, ...]]:
+    """Make a bundle, in memory, of what a training made, and choose its alarm rule.
+
+    Args:
+        rows: The data set.
+        split: Its sides; the alarm is chosen on the validation side.
+        recipe: Settings of the training.
+        trained: What came out of it.
+        name: Of the model.
+        alarm: The rule; None chooses it.
+
+    Returns:
+        The bundle, and what its rule was chosen from: nothing if it was given, or if shuffled
+        rows, which do not make recordings to try an alarm on, were held out.
+    """
+    front = front_end(recipe.signal)
+    bundle = Bundle(
+        name=name,
+        version=__version__,
+        digest="",
+        mode=recipe.mode,
+        rate_hz=RATE_HZ,
         window_samples=WINDOW_SAMPLES,
         hop_samples=HOP_SAMPLES,
-        rate_hz=RATE_HZ,
+        class_names=CLASS_NAMES,
+        network=recipe.network,
+        filters=front.filters,
+        gain=front.gain,
+        scaler_mean_uv=trained.mean_uv,
+        scaler_std_uv=trained.std_uv,
+        alarm=DEFAULT_ALARM if alarm is None else alarm,
+        weights=export_weights(trained.network, temperature=trained.temperature),
+        selftest_windows=np.empty((0, WINDOW_SAMPLES), np.float32),
+        selftest_probabilities=np.empty((0, len(CLASS_NAMES)), np.float32),
+        split=split,
+        provenance=_provenance(rows, recipe, trained, data_rate_hz=front.data_rate_hz),
+        metrics={},
+        path=Path(),
     )
-    return tuple(
-        try_alarm(
-            smoothed,
-            rows,
-            alarm=replace(DEFAULT_ALARM, raise_threshold=threshold),
-            hop_s=HOP_SAMPLES / RATE_HZ,
-            rate_hz=RATE_HZ,
-        )
-        for threshold in thresholds
+    if alarm is not None or split.protocol == "rows":
+        return bundle, ()
+    trials = try_alarms(bundle, rows, [str(key) for key in split.validation], seed=recipe.seed)
+    best = choose_alarm(trials)
+    rule = replace(
+        bundle.alarm,
+        raise_threshold=best.raise_threshold,
+        smoothing_s=best.smoothing_s,
+        persistence_s=best.persistence_s,
     )
+    provenance = {**bundle.provenance, "alarm_trials": [asdict(trial) for trial in trials]}
+    return replace(bundle, alarm=rule, provenance=provenance), trials
 
 
-def _selftest_windows(rows: SeizureRows, test: NDArray[np.intp]) -> NDArray[np.float32]:
-    """A few held-out windows of each class, shape ``(36, window_samples)``, µV."""
+def _provenance(
+    rows: SeizureRows, recipe: Recipe, trained: Trained, *, data_rate_hz: float
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.as_json(),
+        "data_rate_hz": data_rate_hz,
+        "best_epoch": trained.best.number,
+        "history": [asdict(epoch) for epoch in trained.history],
+        "temperature": trained.temperature,
+        "data": {
+            "name": "Epileptic Seizure Recognition (UCI 388)",
+            "sha256": rows.digest,
+            "source": "Andrzejak et al. 2001, doi 10.34810/data490",
+            "licence": "CC BY 4.0",
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version_of(package) for package in ("numpy", "scikit-learn", "torch")},
+        },
+    }
+
+
+def _selftest_windows(
+    bundle: Bundle, rows: SeizureRows, test: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """A few held-out stretches of each class, as the scaler gets them, shape ``(36, n)``, µV."""
     rng = np.random.default_rng(REPORT_SEED)
-    chosen = [
-        rng.choice(test[rows.classes[test] == kind], SELFTEST_WINDOWS_PER_CLASS, replace=False)
-        for kind in np.unique(rows.classes)
-    ]
-    return draw_windows(
-        rows, np.concatenate(chosen), window_samples=WINDOW_SAMPLES, seed=REPORT_SEED
-    )
+    kinds = np.unique(rows.classes)
+    if bundle.mode == "windowed" and not bundle.filters:
+        chosen = [
+            rng.choice(test[rows.classes[test] == kind], SELFTEST_WINDOWS_PER_CLASS, replace=False)
+            for kind in kinds
+        ]
+        return draw_windows(
+            rows, np.concatenate(chosen), window_samples=WINDOW_SAMPLES, seed=REPORT_SEED
+        )
+    n_samples = WINDOW_SAMPLES if bundle.mode == "windowed" else SELFTEST_CONTINUOUS_SAMPLES
+    stretches = []
+    for kind in kinds:
+        keys = np.unique(rows.recordings[test[rows.classes[test] == kind]])
+        for key in rng.choice(keys, SELFTEST_WINDOWS_PER_CLASS, replace=False).tolist():
+            signal_uv = rows.recording(key)[:, None].astype(np.float32)
+            _, prepared = condition(
+                bundle, signal_uv, rate_hz=float(bundle.provenance["data_rate_hz"])
+            )
+            start = int(rng.integers(len(prepared) - n_samples + 1))
+            stretches.append(prepared[start : start + n_samples, 0])
+    return np.stack(stretches)

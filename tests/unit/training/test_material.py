@@ -72,9 +72,9 @@ def test_keys_that_look_alike_are_different_recordings():
 def test_windows_hold_only_given_rows_in_their_order_in_one_recording(chosen, window):
     three = np.concatenate([ROWS.rows_of(key) for key in ("V1", "V1.1", "V11")])
     given_rows = three[sorted(chosen)]
-    material = gather(ROWS, given_rows, window_samples=window)
-    assert len(material.window_starts) == len(material.labels)
-    for start, label in zip(material.window_starts[::37], material.labels[::37], strict=True):
+    material = gather(ROWS, given_rows, stretch_samples=window)
+    assert len(material.stretch_starts) == len(material.labels)
+    for start, label in zip(material.stretch_starts[::37], material.labels[::37], strict=True):
         # Each sample is the number of its row.
         inside = material.signal_uv[start : start + window].astype(int)
         assert len(inside) == window
@@ -87,15 +87,15 @@ def test_windows_hold_only_given_rows_in_their_order_in_one_recording(chosen, wi
 
 def test_every_window_of_every_run_can_be_drawn_and_no_other():
     recording = ROWS.rows_of("V7")
-    material = gather(ROWS, recording[[0, 1, 2, 5, 22]], window_samples=120)
+    material = gather(ROWS, recording[[0, 1, 2, 5, 22]], stretch_samples=120)
     runs = [3, 1, 1]
     expected = [(0, 3 * 178 - 119), (3 * 178, 59), (4 * 178, 59)]
     assert len(runs) == len(expected)
-    assert material.window_starts.tolist() == [s + n for s, count in expected for n in range(count)]
+    assert material.stretch_starts.tolist() == [s + n for s, count in expected for n in range(count)]
 
 
 def test_drawing_is_repeatable_and_keeps_windows_with_their_labels():
-    material = gather(ROWS, np.arange(0, 11_500, 7), window_samples=120)
+    material = gather(ROWS, np.arange(0, 11_500, 7), stretch_samples=120)
     first = material.draw(np.random.default_rng(1), 500)
     again = material.draw(np.random.default_rng(1), 500)
     np.testing.assert_array_equal(first[0], again[0])
@@ -114,7 +114,7 @@ def test_real_training_windows_hold_no_sample_of_a_held_out_row(data_folder, pro
     assert not set(train) & set(held_out)
     if protocol == "recordings":
         assert not set(rows.recordings[train]) & set(rows.recordings[held_out])
-    material = gather(rows, train, window_samples=120)
+    material = gather(rows, train, stretch_samples=120)
     assert len(material.signal_uv) == len(train) * 178
     np.testing.assert_array_equal(
         np.sort(material.signal_uv.reshape(-1, 178), axis=0),

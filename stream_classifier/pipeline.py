@@ -228,7 +228,7 @@ class Reader:
         while self._patient and len(self._inbox) >= INBOX_LIMIT and not self._stop.is_set():
             self._stop.wait(PATIENCE_S)
         if len(self._inbox) >= INBOX_LIMIT:
-            events = tuple(item for item in decision.items if isinstance(item, AlertEvent))
+            events = tuple(item for item in decision.items if not isinstance(item, Prediction))
             self.shed += len(decision.items) - len(events)
             if not events:
                 return

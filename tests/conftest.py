@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from stream_classifier.bundle import Bundle, load_bundle
+from stream_classifier.bundle import Bundle, FilterSpec, GainSpec, load_bundle
 
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("dev", deadline=None)
@@ -29,6 +31,31 @@ def real_signal(bonn: Bundle) -> np.ndarray:
     Shape ``(n_windows * 120,)``, µV.
     """
     return np.ascontiguousarray(bonn.selftest_windows.ravel())
+
+
+@pytest.fixture(scope="session")
+def head(bonn: Bundle) -> Bundle:
+    """A bundle for heads, with the weights of another: band, notches, and a gain after 5 s."""
+    signal = pytest.importorskip("scipy.signal")
+
+    def spec(sos: Any, *, settle_s: float = 0.0, mains_hz: float | None = None) -> FilterSpec:
+        sections = tuple(tuple(map(float, section)) for section in sos)
+        return FilterSpec(sos=sections, settle_s=settle_s, describes="", mains_hz=mains_hz)
+
+    def notch(mains_hz: float) -> FilterSpec:
+        sos = signal.tf2sos(*signal.iirnotch(mains_hz, 10, fs=bonn.rate_hz))
+        return spec(sos, mains_hz=mains_hz)
+
+    band = (("highpass", 0.5, 1.5), ("lowpass", 40.0, 0.1))
+    filters = [
+        spec(signal.butter(2, at_hz, kind, fs=bonn.rate_hz, output="sos"), settle_s=settle_s)
+        for kind, at_hz, settle_s in band
+    ]
+    return dataclasses.replace(
+        bonn,
+        filters=(*filters, notch(50.0), notch(60.0)),
+        gain=GainSpec(target_uv=40.0, baseline_s=5.0),
+    )
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-NEIGHBOUR_STEPS: Final = 1.75
+NEIGHBOUR_STEPS: Final = 1.8
 """Neighbours are within this many times the montage's own spacing: a step along a grid, one across
 it (1.41), and some room for a head that is no grid. So each electrode has up to eight of them,
 whether 19 cover the head or 64."""
@@ -72,7 +72,7 @@ def position(label: str) -> tuple[float, float, float] | None:
         True
     """
     known = positions()
-    for word in re.findall(r"[A-Za-z]+\d*", label):
+    for word in re.findall(r"[A-Za-z0-9]+", label):
         if word.upper() in known:
             return known[word.upper()]
     return None

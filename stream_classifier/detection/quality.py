@@ -53,8 +53,9 @@ not rhythmic."""
 
 MANY = 4
 
-POP_UV, POP_SHARE = 500.0, 0.5
-"""A change within one sample that is so much of the peak to peak: an electrode that jumps."""
+POP_UV, POP_SHARE, POP_CREST = 500.0, 0.5, 5.0
+"""A change within one sample that is so much of the peak to peak, and so much larger than the
+others are: an electrode that jumps."""
 
 DRIFT_UV, DRIFT_SHARE, DRIFT_TRAVERSALS = 250.0, 0.6, 1.8
 """A window that is one slow ramp, also when the filters ring behind something large."""
@@ -86,9 +87,9 @@ REASONS: Final = (
     "railed",
     "mains",
     "pop",
-    "motion",
     "drift",
     "alone",
+    "motion",
     "muscle",
     "settling",
     "hold-off",
@@ -251,14 +252,15 @@ class HeadGate(Gate):
             alone = (span > EVERYWHERE_UV) & (span > ALONE * middle)
             alone |= slow & (span > LARGE_UV / 2) & (span > SLOW_ALONE * middle)
         ramp = (m.trend_share > DRIFT_SHARE) & (m.traversals < DRIFT_TRAVERSALS)
+        jump = (m.step_share > POP_SHARE) & (m.step_crest > POP_CREST)
         poor = (
             self._hard_limits(m)
             | _mask("railed", m.railed_share > RAILED_SHARE)
             | _mask("mains", m.mains_share > MAINS_SHARE)
-            | _mask("pop", (m.span_uv * gain > POP_UV) & (m.step_share > POP_SHARE))
-            | _mask("motion", motion)
+            | _mask("pop", jump & (m.span_uv * gain > POP_UV))
             | _mask("drift", ramp & (span > DRIFT_UV))
             | _mask("alone", alone)
+            | _mask("motion", motion)
             | _mask("muscle", (m.fast_share > MUSCLE_SHARE) & (m.rms_uv * gain > MUSCLE_UV))
         )
         return Verdicts(self._held(poor, ends), self._fair(m, span, slow=slow))

@@ -24,7 +24,15 @@ import pytest
 from pydantic import SecretStr
 
 from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError
-from stream_classifier.signals import AlertEvent, EventType, Prediction, State, StreamSpec
+from stream_classifier.signals import (
+    AlertEvent,
+    ChannelQuality,
+    ChannelState,
+    EventType,
+    Prediction,
+    State,
+    StreamSpec,
+)
 from stream_classifier.sinks import mqtt
 from stream_classifier.sinks.broker import BrokerSettings, TlsSettings
 from stream_classifier.sinks.connection import Connector, probe
@@ -36,6 +44,7 @@ from stream_classifier.sinks.messages import (
     MessageBuilder,
     ModelRef,
     PredictionMessage,
+    QualityMessage,
     Signal,
     WallClock,
     json_schema,
@@ -62,6 +71,7 @@ SCHEMAS: dict[str, type[Message]] = {
     "alert": AlertMessage,
     "event": EventMessage,
     "prediction": PredictionMessage,
+    "quality": QualityMessage,
     "info": InfoMessage,
 }
 
@@ -234,6 +244,11 @@ def prediction(p: float = 0.3) -> PredictionMessage:
     return BUILDER.prediction(made, signal="ok", decided=now())
 
 
+def quality(state: str = "good", *, rms_uv: float = 12.0) -> QualityMessage:
+    channel = ChannelQuality("C3", ChannelState(state), (), rms_uv, 0.0, 0.0, 0.0, 1.0)
+    return BUILDER.quality([channel], at_s=time.monotonic(), signal="ok")
+
+
 @contextlib.asynccontextmanager
 async def publisher(
     settings: BrokerSettings, folder: Path, *, first: AlertMessage | None = None
@@ -254,10 +269,10 @@ async def until(holds: Callable[[], object], *, within_s: float = PATIENCE_S) ->
             await asyncio.sleep(0.005)
 
 
-async def retained(settings: BrokerSettings) -> dict[str, Received]:
+async def retained(settings: BrokerSettings, *, n: int = 3) -> dict[str, Received]:
     """Return what a subscriber that comes now is told of the past."""
     async with subscriber(settings) as inbox:
-        await inbox.until(lambda: len([r for r in inbox.all if r.retained]) >= 3)
+        await inbox.until(lambda: len([r for r in inbox.all if r.retained]) >= n)
         return {received.what: received for received in inbox.all if received.retained}
 
 
@@ -293,6 +308,7 @@ async def test_live_messages_satisfy_their_schemas(broker: Mosquitto, tmp_path: 
         await inbox.until(lambda: inbox.statuses)
         await sink.event(event(0))
         sink.prediction(prediction())
+        sink.quality(quality())
         sink.alert_state(alert("ok", latest=step(0)))
         await inbox.until(lambda: all(inbox.of(what) for what in SCHEMAS))
     for what, kind in SCHEMAS.items():
@@ -595,6 +611,26 @@ async def test_predictions_come_about_twice_a_second_and_in_order(
     assert len(values) <= 4
     assert values == sorted(values)
     assert values[1] > 0.01  # a new one, not one that waited for half a second
+
+
+async def test_quality_is_kept_for_who_comes_later_and_sent_when_it_changes(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "QUALITY_CHANGE_EVERY_S", 0.2)
+    async with (
+        subscriber(broker.settings) as inbox,
+        publisher(broker.settings, tmp_path) as sink,
+    ):
+        await inbox.until(lambda: inbox.statuses)
+        for rms_uv in range(50):  # the measures alone are no news
+            sink.quality(quality("good", rms_uv=float(rms_uv)))
+            await asyncio.sleep(0.005)
+        sink.quality(quality("poor"))
+        await inbox.until(lambda: len(inbox.of("quality")) >= 2)
+        states = [r.fields["channels"][0]["state"] for r in inbox.of("quality")]
+        found = await retained(broker.settings, n=4)
+    assert states == ["good", "poor"]
+    assert found["quality"].fields["poor"] == 1
 
 
 async def test_the_state_is_sent_on_change_and_as_a_heartbeat(

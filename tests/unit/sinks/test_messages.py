@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stream_classifier.signals import AlertEvent, EventType, Prediction, State, StreamSpec
+from stream_classifier.signals import (
+    AlertEvent,
+    ChannelQuality,
+    ChannelState,
+    EventType,
+    Prediction,
+    State,
+    StreamSpec,
+)
 from stream_classifier.sinks.messages import (
     MAX_PAYLOAD_BYTES,
     AlertMessage,
@@ -23,6 +31,7 @@ from stream_classifier.sinks.messages import (
     MessageBuilder,
     ModelRef,
     PredictionMessage,
+    QualityMessage,
     Threshold,
     WallClock,
     iso_utc,
@@ -36,7 +45,9 @@ from stream_classifier.sinks.topics import Topics
 
 DECIDED = datetime(2026, 11, 23, 14, 32, 15, 100_000, UTC)
 CLOCK = WallClock(offset_s=DECIDED.timestamp() - 1000)
-TYPES: tuple[type[Message], ...] = (AlertMessage, EventMessage, PredictionMessage, InfoMessage)
+TYPES: tuple[type[Message], ...] = (
+    AlertMessage, EventMessage, PredictionMessage, QualityMessage, InfoMessage,
+)  # fmt: skip
 
 # As in the documentation for subscribers: what they may rely on for ever.
 DOCUMENTED_ALERT = """
@@ -92,6 +103,20 @@ def prediction(
     )
 
 
+def quality(label: str, state: str = "poor", **changed: Any) -> ChannelQuality:
+    facts: dict[str, Any] = {
+        "label": label,
+        "state": ChannelState(state),
+        "reasons": () if state == "good" else ("out of range", "motion", "hold-off"),
+        "rms_uv": 12345.678,
+        "mains_share": 0.98765,
+        "flat_share": 0.54321,
+        "railed_share": 1.0,
+        "gain": 2.34567,
+    }
+    return ChannelQuality(**(facts | changed))
+
+
 def all_messages(made_by: MessageBuilder) -> list[Message]:
     n = made_by.spec.n_channels
     return [
@@ -108,6 +133,8 @@ def all_messages(made_by: MessageBuilder) -> list[Message]:
             event(channels=made_by.spec.labels), state=State.ALERT, signal="ok", decided=DECIDED
         ),
         made_by.prediction(prediction(n), signal="ok", decided=DECIDED),
+        made_by.quality([quality(label) for label in made_by.spec.labels], at_s=1, signal="poor"),
+        made_by.quality([], at_s=0, signal="starting"),
         made_by.info(
             at=DECIDED,
             topics=Topics(made_by.spec.name).by_name(),
@@ -192,6 +219,36 @@ def test_no_number_whatever_makes_a_payload_that_is_no_json(value: float, p: flo
         made = prediction(value=value, p=p)
     fields_of(builder().prediction(made, signal="ok", decided=DECIDED))
     fields_of(builder().event(event(p=p, p_max=value), state=None, signal="ok", decided=DECIDED))
+
+
+def test_what_a_channel_is_worth_is_published_channel_by_channel() -> None:
+    channels = [quality("C3", "good"), quality("T7", rms_uv=math.nan)]
+    fields = fields_of(builder().quality(channels, at_s=1000.0, signal="ok"))
+    assert (fields["good"], fields["fair"], fields["poor"], fields["left_off"]) == (1, 0, 1, 0)
+    assert fields["ts"] == "2026-11-23T14:32:15.100Z"
+    assert [c["channel"] for c in fields["channels"]] == ["C3", "T7"]
+    assert fields["channels"][0]["rms_uv"] == 12345.7
+    assert fields["channels"][1] == {
+        "channel": "T7", "state": "poor", "reasons": ["out of range", "motion", "hold-off"],
+        "rms_uv": None, "mains_share": 0.988, "flat_share": 0.543, "railed_share": 1.0,
+        "gain": 2.346,
+    }  # fmt: skip
+
+
+def test_of_more_channels_than_fit_the_worst_are_listed_and_all_are_counted() -> None:
+    channels = [quality(f"E{i}", "poor" if i % 100 == 99 else "good") for i in range(512)]
+    message = builder().quality(channels, at_s=1000.0, signal="ok")
+    assert (message.good, message.poor) == (507, 5)
+    assert {c.channel for c in message.channels if c.state == "poor"} == {
+        f"E{i}" for i in range(99, 512, 100)
+    }
+    assert [c.state for c in message.channels[:6]] == ["poor"] * 5 + ["good"]
+    assert len(message.channels) + message.left_off == 512
+
+
+def test_64_channels_are_all_listed() -> None:
+    channels = [quality(f"EEG CP{i}-REF") for i in range(64)]
+    assert builder().quality(channels, at_s=1000.0, signal="ok").left_off == 0
 
 
 def test_p_of_seizure_is_published_and_the_other_classes_are_not() -> None:

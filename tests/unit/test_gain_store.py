@@ -7,7 +7,9 @@ import pytest
 
 from stream_classifier import gain_store
 from stream_classifier.bundle import GainSpec
+from stream_classifier.config import AlarmSettings
 from stream_classifier.gain_store import GainStore, find_gains, read_gains
+from stream_classifier.service import detector_settings, with_known_gains
 from stream_classifier.signals import StreamSpec
 
 GAIN = GainSpec(target_uv=40.0)
@@ -109,3 +111,12 @@ def test_streams_are_found_by_name_or_source_id(tmp_path):
     assert names(source_id="amp-1") == ["bed 3"]
     assert names(source_id="amp-1", name="bed 4") == []
     assert names(source_id="amp-3") == [None]  # damaged, but called like it
+
+
+def test_the_next_start_takes_up_what_was_measured(tmp_path, monkeypatch, head, bonn):
+    monkeypatch.setattr(gain_store.platformdirs, "user_state_path", lambda _name: tmp_path)
+    GainStore(spec()).save((2.0, None), head.gain)
+    given = detector_settings(head, AlarmSettings())
+    assert with_known_gains(given, head, spec()).gains == (2.0, None)
+    assert with_known_gains(given, head, spec(source_id="amp-2")) == given
+    assert with_known_gains(given, bonn, spec()) == given  # it wants none

@@ -12,7 +12,7 @@ from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines.reference import ReferenceEngine
 from stream_classifier.errors import StreamChangedError, StreamNotFoundError
 from stream_classifier.pipeline import Pipeline, Reader
-from stream_classifier.signals import AlertEvent, Chunk, Prediction, StreamSpec
+from stream_classifier.signals import AlertEvent, Calibrated, Chunk, Prediction, StreamSpec
 from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
 
 BUNDLE = load_bundle("bonn")
@@ -97,17 +97,17 @@ def make_detector(spec):
     return Detector(bundle=BUNDLE, spec=spec, engine=engine, settings=settings)
 
 
-def make_reader(source, clock=None):
-    return Reader(source, make_detector, clock=clock or Clock(), stop=source.stop)
+def make_reader(source, clock=None, make=make_detector):
+    return Reader(source, make, clock=clock or Clock(), stop=source.stop)
 
 
-def make_pipeline(reader, sink, clock=None):
+def make_pipeline(reader, sink, clock=None, **more):
     builder = MessageBuilder(
         spec=SPEC,
         model=ModelRef(name="bonn", sha256="0" * 64, raise_threshold=0.3, clear_threshold=0.2),
         clock=WallClock(offset_s=1_700_000_000.0),
     )
-    return Pipeline(reader=reader, builder=builder, sink=sink, clock=clock or Clock())
+    return Pipeline(reader=reader, builder=builder, sink=sink, clock=clock or Clock(), **more)
 
 
 async def run_to_the_end(source):
@@ -229,6 +229,57 @@ async def test_a_stream_that_never_sends_a_sample_is_no_signal(monkeypatch):
         await sink.until(lambda: sink.states[-1].signal == "none")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def calibrating_run(head, n_samples=3000, **more):
+    """Play a bundle for heads until its gain is measured, and beyond; its alarms are eager."""
+
+    def make(spec):
+        engine = ReferenceEngine(head, hop_samples=8)
+        settings = DetectorSettings(rule=RULE)
+        return Detector(bundle=head, spec=spec, engine=engine, settings=settings)
+
+    signal = np.tile(EEG * np.float32(0.3), (3, 1))
+    parts = [
+        Chunk(samples=signal[i : i + 89], first_index=i, origin_s=100.0, received_s=100.0)
+        for i in range(0, n_samples, 89)
+    ]
+    source, sink = ScriptedSource(parts), RecordingSink()
+    async with make_reader(source, make=make) as reader:
+        await make_pipeline(reader, sink, **more).run()
+    return sink
+
+
+async def test_while_gains_are_measured_the_signal_says_so_and_the_state_is_live(head):
+    told = []
+    sink = await calibrating_run(head, on_calibrated=told.append)
+    assert [type(item) for item in told] == [Calibrated]
+    signals = list(dict.fromkeys(m.signal for m in sink.predictions if m.p is not None))
+    assert signals == ["calibrating", "ok"]
+    assert all(m.state is not None for m in sink.states if m.signal == "calibrating")
+
+
+async def test_what_the_channels_are_worth_is_offered_once_a_second(head):
+    sink = await calibrating_run(head)
+    times = [m.ts for m in sink.qualities]
+    apart_s = np.diff([at.timestamp() for at in times])
+    assert len(times) >= 10
+    assert (apart_s >= 0.99).all()
+    assert sink.qualities[-1].channels[0].channel == "C3"
+    assert sink.qualities[-1].channels[0].gain == pytest.approx(sink.qualities[-2].channels[0].gain)
+    assert {m.quality for m in sink.states} <= {None, "good", "fair", "poor"}
+    assert sink.states[-1].quality == "good"
+
+
+async def test_a_signal_that_is_flat_is_told_as_poor_quality():
+    flat = [
+        Chunk(samples=np.zeros((600, 1), np.float32), first_index=0, origin_s=100.0,
+              received_s=100.0)
+    ]  # fmt: skip
+    sink, _ = await run_to_the_end(ScriptedSource(flat))
+    assert sink.qualities[-1].channels[0].reasons == ("flat",)
+    assert (sink.qualities[-1].signal, sink.qualities[-1].poor) == ("poor", 1)
+    assert sink.states[-1].quality == "poor"
 
 
 async def test_old_data_is_never_shown_as_a_live_signal():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,13 +29,27 @@ class Protocol(StrEnum):
 
 def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the bundle to make.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="A shipped recipe's name (bonn, bonn-rows, bonn-continuous, "
+            "headset) or a TOML file."
+        ),
+    ] = "bonn",
     protocol: Annotated[
-        Protocol, typer.Option(help="Hold out whole recordings, or shuffled rows as published.")
-    ] = Protocol.RECORDINGS,
+        Protocol | None,
+        typer.Option(
+            help="Hold out whole recordings, or shuffled rows as published. Default: recordings, "
+            "for the recipe bonn-rows rows."
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model. Default: the folder's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, windows and dropout.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of weights, stretches and dropout. Default: 0."),
+    ] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of the split of the data.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs at most.")] = None,
     patience: Annotated[
@@ -46,7 +61,7 @@ def train(
 ) -> None:
     """Train a model and write its bundle, with a model card.
 
-    Needs the torch extra and the data set; takes some minutes on one core.
+    Needs the torch extra and the data set; takes five to ten minutes on one core.
 
     The same command gives the same bundle on the same machine.
     """
@@ -56,7 +71,7 @@ def train(
     # Torch takes seconds to import: not for --help.
     from stream_classifier.bundle import BUNDLE_NAME, MANIFEST  # noqa: PLC0415
     from stream_classifier.datasets import load_rows  # noqa: PLC0415
-    from stream_classifier.training.recipe import Recipe  # noqa: PLC0415
+    from stream_classifier.training.recipe import load_recipe  # noqa: PLC0415
     from stream_classifier.training.run import train_bundle  # noqa: PLC0415
 
     out = out.expanduser().absolute()
@@ -68,8 +83,10 @@ def train(
     if out.exists() and not (force and (out / MANIFEST).is_file()):  # asked before the minutes
         hint = "--force" if (out / MANIFEST).is_file() else "another folder"
         raise ConfigError(f"--out {out}: expected a new folder, found something. Try: {hint}")
-    settings = {"epochs": epochs, "patience_epochs": patience}
-    recipe = Recipe(seed=seed, **{key: n for key, n in settings.items() if n is not None})
+    given: dict[str, Any] = {"seed": seed, "epochs": epochs, "patience_epochs": patience}
+    settings = replace(load_recipe(recipe), **{key: n for key, n in given.items() if n is not None})
+    if protocol is None:
+        protocol = Protocol.ROWS if recipe == "bonn-rows" else Protocol.RECORDINGS
     rows = load_rows(data)
 
     console = Console(stderr=True)
@@ -78,7 +95,7 @@ def train(
         TextColumn("{task.description}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=recipe.epochs)
+        bar = progress.add_task("", total=settings.epochs)
 
         def show(epoch: Epoch) -> None:
             progress.update(
@@ -94,7 +111,8 @@ def train(
             name=name,
             protocol=protocol.value,
             split_seed=split_seed,
-            recipe=recipe,
+            recipe=settings,
+            recipe_name=recipe,
             replace_existing=force,
             on_epoch=show,
         )

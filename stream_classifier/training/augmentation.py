@@ -1,4 +1,4 @@
-"""What a head does to a signal, for training: seizures on top of background, artefacts, gain, noise.
+"""What a head does to a signal, for training: background beneath, artefacts, gain, noise.
 
 The data set's recordings were chosen, by eye, to be free of artefacts, and its seizures were
 recorded inside the skull. On a head a seizure is smaller, lies on top of the background that goes
@@ -142,4 +142,5 @@ def _draw_background(
     chosen = np.stack(found[:n])
     middle = np.median(chosen, axis=1, keepdims=True)
     robust_uv = 1.4826 * np.median(np.abs(chosen - middle), axis=1, keepdims=True)
-    return (chosen * (deviation_uv / np.maximum(robust_uv, 5.0))).astype(np.float32)
+    out: NDArray[np.float32] = chosen * (deviation_uv / np.maximum(robust_uv, 5.0))
+    return out.astype(np.float32)

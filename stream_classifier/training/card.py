@@ -30,7 +30,8 @@ Licence of the data: Creative Commons Attribution 4.0 International (CC BY 4.0),
 https://creativecommons.org/licenses/by/4.0/. Changes made to it: the recordings were cut into
 rows of 178 samples by the *Epileptic Seizure Recognition* table (Qiuyi Wu, Ernest Fokoue, UCI
 Machine Learning Repository, 2017, data set 388); they were put together again, for some models
-resampled and filtered; stretches of them were drawn, and a network was trained on them. The authors of the data do not endorse this model.
+resampled and filtered; stretches of them were drawn, and a network was trained on them. The
+authors of the data do not endorse this model.
 
 Whoever passes on this folder, or weights made from it, passes on this notice with it.
 """
@@ -83,8 +84,8 @@ def write_card(
 
 ## How good it is
 On the {len(split.test):,} held-out {unit}, one random window of each row
-({len(scored.report.truth):,} windows, seed {scored.report.seed}), scored after every choice had been
-made on validation data:
+({len(scored.report.truth):,} windows, seed {scored.report.seed}), scored after every choice \
+had been made on validation data:
 
 {_figures(scored)}
 
@@ -108,9 +109,10 @@ The same windows, changed before anything else; gain as it comes, without calibr
 - Data: Epileptic Seizure Recognition (UCI 388), SHA-256 `{split.data_digest}`;
   {len(split.train):,} {unit} for training, {len(split.validation):,} for validation, \
 {len(split.test):,} for test, in equal parts of its five labels, seed {split.seed}.
-- Signal: taken as {bundle.provenance["data_rate_hz"]:g} Hz, run at {bundle.rate_hz:g} Hz; filters: {filters}.
+- Signal: taken as {bundle.provenance["data_rate_hz"]:g} Hz, run at {bundle.rate_hz:g} Hz; filters:
+  {filters}.
 - Network: asinh of the sample and of its first difference; unpadded convolutions with {stem};
-  LSTM with {bundle.network.hidden} units; last, mean and maximum of its states over the last window;
+  LSTM with {bundle.network.hidden} units; last, mean and maximum of its states over a window;
   softmax over the five labels, of which 3, 4 and 5 together are *normal*.
   {bundle.network.n_parameters:,} parameters.
 - Scaler: one mean ({trained.mean_uv:.2f} µV) and one deviation ({trained.std_uv:.2f} µV) of the
@@ -118,8 +120,8 @@ The same windows, changed before anything else; gain as it comes, without calibr
 - Training: mode {recipe.mode}; stretches drawn anywhere in contiguous training signal; AdamW,
   one-cycle schedule to {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, \
 {recipe.stretches_per_epoch:,} stretches an epoch; averaged weights
-  (decay {recipe.ema_decay:g}) of epoch {trained.best.number} of {len(trained.history)}, the best on \
-validation (accuracy {trained.best.accuracy:.3f},
+  (decay {recipe.ema_decay:g}) of epoch {trained.best.number} of {len(trained.history)}, \
+the best on validation (accuracy {trained.best.accuracy:.3f},
   macro F1 {trained.best.macro_f1:.3f}). Augmentation: {recipe.augmentation or "none"}.
 - Calibration: temperature {trained.temperature:.2f}, fitted on validation, part of the head.
 - Command: `{command}`
@@ -128,8 +130,8 @@ validation (accuracy {trained.best.accuracy:.3f},
 {_alarms(bundle, trials)}
 
 ## What it is not
-- Not validated on a seizure of any person outside the data set, nor on scalp EEG of seizures: sets A
-  and B (labels 5 and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were recorded
+- Not validated on a seizure of any person outside the data set, nor on seizures in scalp EEG: sets
+  A and B (labels 5 and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were recorded
   inside the skull. A seizure on the scalp is 2 to 5 times smaller.
 - Not a tumour detector. *Tumour* here means "recorded from the epileptogenic area, between
   seizures"; the class tells recording conditions apart and is no finding about a living person.
@@ -141,11 +143,11 @@ Code: MIT. Weights and self-test windows: made from data under CC BY 4.0; see `A
 
 _WHAT: Final = {
     "windowed": """\
-Classifies windows of 120 samples of one EEG channel (0.67 s at 178 Hz), each by itself, into seizure,
-tumour area and normal, and so raises seizure alarms.""",
+Classifies windows of 120 samples of one EEG channel (0.67 s at 178 Hz), each by itself, into
+seizure, tumour area and normal, and so raises seizure alarms.""",
     "continuous": """\
-Runs along one EEG channel, its state kept from the last gap on, and says every 8 samples of the last
-120 (0.67 s at 178 Hz) whether they are seizure, tumour area or normal; so it raises seizure alarms.""",
+Runs along one EEG channel, its state kept from the last gap on, and says every 8 samples of the
+last 120 (0.67 s at 178 Hz) whether they are seizure, tumour area or normal; so it raises alarms.""",
 }
 
 _LIMITS: Final = {
@@ -229,13 +231,15 @@ Whole recordings, every window of them:
 As an alarm, on a timeline of all of them, each seizure after four recordings of background:
 {streaming.n_detected} of {streaming.n_seizures} seizures (95% {low:.2f} to {high:.2f}), \
 {streaming.false_alarms} false alarms in {streaming.background_hours * 60:.0f} min of background
-(95% at most {bounds["false_alarms_per_hour"][1]:.1f} an hour); after the start of a seizure {latency}.
+(95% at most {bounds["false_alarms_per_hour"][1]:.1f} an hour); after the start of a seizure \
+{latency}.
 """
 
 
 def _conditions(robustness: Sequence[RobustnessLine]) -> str:
     return "\n".join(
-        f"| {line.condition} | {line.accuracy:.3f} | {line.macro_f1:.3f} | {line.seizure_recall:.3f} |"
+        f"| {line.condition} | {line.accuracy:.3f} | {line.macro_f1:.3f} "
+        f"| {line.seizure_recall:.3f} |"
         for line in robustness
     )
 
@@ -247,8 +251,8 @@ def _row(what: str, value: float, interval: tuple[float, float]) -> str:
 def _alarms(bundle: Bundle, trials: Sequence[AlarmTrial]) -> str:
     rule = bundle.alarm
     said = (
-        f"p(seizure) averaged over {rule.smoothing_s:g} s, at or above {rule.raise_threshold:g} for "
-        f"{rule.persistence_s:g} s, in\n{rule.channels_needed} channel(s); ended after "
+        f"p(seizure) averaged over {rule.smoothing_s:g} s, at or above {rule.raise_threshold:g} "
+        f"for {rule.persistence_s:g} s, in\n{rule.channels_needed} channel(s); ended after "
         f"{rule.refractory_s:g} s below {rule.clear_threshold:g}.\n"
     )
     if not trials:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from stream_classifier.bundle import Split
-from stream_classifier.datasets import ROW_SAMPLES
 from stream_classifier.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """The network in PyTorch, for training: exactly what the engines run.
 
 Shapes in comments: B stretches of signal, T steps, C channels of the stem, H hidden units, P
-decisions. A window of 120 samples has W steps (25 for a stem of two convolutions, kernel 8, stride 2).
+decisions. A window of 120 samples has W steps (25 for a stem of two convolutions of kernel 8 and
+stride 2).
 
 Nothing is padded, so the features of a step depend on the samples it covers and not on where
 the window began; that is what lets an engine share the stem between overlapping windows.

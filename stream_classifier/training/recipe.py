@@ -32,18 +32,17 @@ from stream_classifier.training.material import Material, gather
 from stream_classifier.training.network import StreamNetwork, class_log_probabilities
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from stream_classifier.bundle import Split
 
 WINDOW_SAMPLES: Final = 120
 
-STEM: Final = (ConvSpec(32, 8, 2), ConvSpec(48, 8, 2), ConvSpec(48, 5, 1))
+NETWORK: Final = NetworkSpec(stem=(ConvSpec(32, 8, 2), ConvSpec(48, 8, 2), ConvSpec(48, 5, 1)))
+"""A stem costs little, since overlapping windows share it; a larger LSTM is paid for by each."""
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 UNSURE_SAMPLES: Final = 60
-"""After a splice of two recordings no answer is asked for until half of the window is the new one."""
+"""After a splice of two recordings no answer is asked for until half of the window is new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,7 @@ class Recipe:
 
     mode: Mode = "windowed"
     signal: FrontEndName = "as published"
-    network: NetworkSpec = NetworkSpec(stem=STEM)
+    network: NetworkSpec = NETWORK
     seed: int = 0
     epochs: int = 160
     patience_epochs: int = 60
@@ -129,7 +128,9 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
             f"{', '.join(sorted(shipped))}; found neither. Try: --recipe bonn"
         ) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"recipe {path}: expected a readable TOML file, found: {error}") from error
+        raise ConfigError(
+            f"recipe {path}: expected a readable TOML file, found: {error}"
+        ) from error
     try:
         # Through JSON: there a list is a tuple, even when strict.
         return TypeAdapter(Recipe).validate_json(json.dumps(settings, default=str))
@@ -137,8 +138,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its settings"
         raise ConfigError(
-            f"recipe {path}: {where}: {first['msg']}. Try: compare it with "
-            f"{RECIPES / 'bonn.toml'}"
+            f"recipe {path}: {where}: {first['msg']}. Try: compare it with {RECIPES / 'bonn.toml'}"
         ) from error
 
 

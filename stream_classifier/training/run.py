@@ -16,7 +16,7 @@ from stream_classifier.bundle import Bundle, save_bundle
 from stream_classifier.engines.reference import classify_windows
 from stream_classifier.evaluation.heldout import condition
 from stream_classifier.evaluation.robustness import robustness
-from stream_classifier.evaluation.scoring import Scored, score_bundle
+from stream_classifier.evaluation.scoring import score_bundle
 from stream_classifier.evaluation.windows import draw_windows, split_rows
 from stream_classifier.signals import CLASS_NAMES
 from stream_classifier.training.calibration import (
@@ -92,7 +92,7 @@ def train_bundle(
     selftest = _selftest_windows(bundle, rows, test)
     command = (
         f"stream-classifier train --recipe {recipe_name} --protocol {protocol} --name {name} "
-        f"--out {name} --split-seed {split_seed} --seed {recipe.seed}"
+        f"--out {name} --split-seed {split_seed} --seed {recipe.seed} --epochs {recipe.epochs}"
     )
     return save_bundle(
         path,

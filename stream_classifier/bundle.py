@@ -12,7 +12,8 @@ writes, so that any changed byte in any file is refused. That detects damage and
 not prove who made a bundle: whoever can write the folder can also write new digests.
 
 Weights are laid out as in PyTorch, gates in the order i, f, g, o (C channels, K kernel, H hidden
-units): ``conv1.weight`` (C, 2, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and so on,
+units): ``conv1.weight`` (C, 2, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and so
+on,
 ``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one),
 ``head.weight`` (outputs, 3H; over the last, mean and maximal hidden state), ``head.bias``.
 """
@@ -128,7 +129,7 @@ class NetworkSpec:
 
     @property
     def receptive_samples(self) -> int:
-        """Samples that one step of the stem sees, not counting the one before, for the difference."""
+        """Samples that one step of the stem sees, without the one before, for the difference."""
         covered, stride = 1, 1
         for conv in self.stem:
             covered += (conv.kernel - 1) * stride
@@ -250,7 +251,7 @@ class GainSpec:
     high: float = 10.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.target_uv and 1 <= self.baseline_s <= 3600):
+        if not (self.target_uv > 0 and 1 <= self.baseline_s <= 3600):
             raise ValueError("target_uv must be above 0, baseline_s 1 to 3600")
         if not 0 < self.low <= 1 <= self.high:
             raise ValueError("expected 0 < low <= 1 <= high")

@@ -80,7 +80,11 @@ class SourceSettings(Section):
 class ModelSettings(Section):
     """Which model, and what runs it."""
 
-    bundle: str = Field("bonn", description="name of a shipped bundle, or a bundle's folder")
+    bundle: str | None = Field(
+        None,
+        description="name of a shipped bundle, or a bundle's folder; unset: headset, for the data "
+        "set's own recordings bonn",
+    )
     engine: Literal["auto", "reference", "torch"] = Field("auto", description="what runs the LSTM")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the torch engine runs")
     hop_samples: Annotated[int, Field(ge=1, le=120)] | None = Field(

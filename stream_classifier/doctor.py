@@ -252,14 +252,14 @@ def _broker(mqtt: MqttSettings, *, is_chosen: bool) -> Finding:
     return Finding("broker", "ok", f"{broker} lets us in and speaks MQTT {protocol}")
 
 
-def _model(name: str) -> Finding:
-    from stream_classifier.bundle import load_bundle  # noqa: PLC0415
+def _model(name: str | None) -> Finding:
+    from stream_classifier.bundle import default_bundle, load_bundle  # noqa: PLC0415
     from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
         TOLERANCE,
         selftest_deviation,
     )
 
-    bundle = load_bundle(name)
+    bundle = load_bundle(name or default_bundle("live"))
     deviation = selftest_deviation(bundle)
     said = f"{bundle.name} {bundle.version} {bundle.digest[:12]}, self-test off by {deviation:.1e}"
     if not deviation <= TOLERANCE:

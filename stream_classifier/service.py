@@ -203,9 +203,10 @@ def _publishes(settings: Settings) -> bool:
 def _bundle_name(settings: Settings) -> str:
     """Return the bundle that was named, or the default for what is played."""
     recording = settings.source.recording
-    if recording is None or "bundle" in settings.model.model_fields_set:
+    if settings.model.bundle is not None:
         return settings.model.bundle
-    return default_bundle("live" if Path(recording).expanduser().exists() else "dataset")
+    is_key = recording is not None and not Path(recording).expanduser().exists()
+    return default_bundle("dataset" if is_key else "live")
 
 
 async def _source(source: SourceSettings, stop: threading.Event) -> LslSource | RecordingSource:

@@ -93,8 +93,7 @@ def _measure_live(settings: Settings, *, at_most_s: float, debug: bool, as_json:
     from stream_classifier.service import detector_settings  # noqa: PLC0415
     from stream_classifier.sources.lsl import LslSource  # noqa: PLC0415
 
-    is_named = "bundle" in settings.model.model_fields_set
-    model = load_bundle(settings.model.bundle if is_named else default_bundle("live"))
+    model = load_bundle(settings.model.bundle or default_bundle("live"))
     if model.gain is None:
         raise ConfigError(
             f"bundle {model.name!r} takes signals as they come: it has no gain to measure. "

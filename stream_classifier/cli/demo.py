@@ -114,6 +114,7 @@ async def _demo(
         pipeline = await stack.enter_async_context(
             _process(
                 *("run", "--json", "--source-id", source_id, "--wait", "30"),
+                *("--bundle", "bonn"),  # the data set's own, and what is made to resemble it
                 *("--config", str(no_settings)),
                 *("--broker", str(settings), "--stream", STREAM),
                 *("--set", f"outbox.path={folder / 'outbox.sqlite'}"),

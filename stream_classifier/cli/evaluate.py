@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from stream_classifier.cli.dataset import DataOption
 from stream_classifier.cli.recordings import evaluate_recordings
-from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
-    from stream_classifier.evaluation.windows import WindowReport
+    from stream_classifier.evaluation.scoring import Scored
 
 
 class Protocol(StrEnum):
@@ -26,6 +25,9 @@ class Protocol(StrEnum):
     ROWS = "rows"
     RECORDINGS = "recordings"
 
+
+_ROW_S = 1.0
+"""Length of a row; the recordings of a timeline are made of them."""
 
 _SHIPPED = {Protocol.ROWS: "bonn-rows", Protocol.RECORDINGS: "bonn"}
 
@@ -69,7 +71,7 @@ def evaluate(
     ] = 50.0,
     jobs: Annotated[int, typer.Option(min=1, max=64, help="With --recordings: processes.")] = 1,
 ) -> None:
-    """Score a model on one random window of each held-out row.
+    """Score a model on what it has not seen: windows, rows, whole recordings, a timeline.
 
     With --recordings: play recordings from anywhere through the detector.
 
@@ -93,27 +95,29 @@ def evaluate(
 
     from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy; not for --help
     from stream_classifier.datasets import load_rows  # noqa: PLC0415
-    from stream_classifier.engines.reference import classify_windows  # noqa: PLC0415
-    from stream_classifier.evaluation.windows import score, unseen_rows  # noqa: PLC0415
+    from stream_classifier.evaluation.scoring import score_bundle  # noqa: PLC0415
+    from stream_classifier.evaluation.windows import unseen_rows  # noqa: PLC0415
 
     model = load_bundle(bundle or _SHIPPED[protocol or Protocol.RECORDINGS])
     split_by = model.split.protocol if protocol is None else protocol.value
     rows = load_rows(data)
-    report = score(
-        partial(classify_windows, model),
-        rows,
-        unseen_rows(model.split, rows, protocol=split_by),
-        window_samples=model.window_samples,
-        seed=seed,
-    )
+    numbers = unseen_rows(model.split, rows, protocol=split_by)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("windows, recordings, timeline", total=len(numbers) * _ROW_S)
+        scored = score_bundle(
+            model, rows, numbers, seed=seed, on_played_s=lambda s: progress.advance(bar, s)
+        )
     if as_json:
-        print(json.dumps({"protocol": split_by, **report.as_json(), "bundle": model.digest}))
+        print(json.dumps({"protocol": split_by, **scored.as_json(), "bundle": model.digest}))
     else:
-        _show(report, title=f"{model.name} {model.version} on held-out {split_by}, seed {seed}")
+        _show(scored, title=f"{model.name} {model.version} on held-out {split_by}, seed {seed}")
 
 
-def _show(report: WindowReport, *, title: str) -> None:
-    figures, intervals = report.figures, report.intervals()
+def _show(scored: Scored, *, title: str) -> None:
+    from stream_classifier.signals import CLASS_NAMES  # noqa: PLC0415 - numpy
+
+    figures, intervals = scored.report.figures, scored.report.intervals()
+    calibration = scored.calibration
     values = {"accuracy": figures.accuracy, "macro_f1": figures.macro_f1}
     values |= {f"recall.{name}": figures.recall[name] for name in CLASS_NAMES}
     values |= {f"f1.{name}": figures.f1[name] for name in CLASS_NAMES}
@@ -121,9 +125,30 @@ def _show(report: WindowReport, *, title: str) -> None:
     for name, value in values.items():
         low, high = intervals[name]
         table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}")
+    low, high = calibration.intervals["ece"]
+    table.add_row("calibration error", f"{calibration.ece:.3f}", f"{low:.3f} to {high:.3f}")
+    averaged = scored.averaged
+    table.add_row(
+        "all windows of a row averaged",
+        f"accuracy {averaged.accuracy:.3f}, macro F1 {averaged.macro_f1:.3f}",
+    )
+    for line in scored.smoothed[1:]:
+        table.add_row(
+            f"decisions averaged over {line.smoothing_s:g} s",
+            f"accuracy {line.figures.accuracy:.3f}, macro F1 {line.figures.macro_f1:.3f}",
+        )
     counts = Table("truth", *(f"decided {name}" for name in CLASS_NAMES), title="windows")
-    for name, row in zip(CLASS_NAMES, report.confusion.tolist(), strict=True):
+    for name, row in zip(CLASS_NAMES, scored.report.confusion.tolist(), strict=True):
         counts.add_row(name, *map(str, row))
     console = Console()
     console.print(table, counts)
+    if (streaming := scored.streaming) is not None:
+        bound = streaming.intervals()["false_alarms_per_hour"][1]
+        median = streaming.latency_s(0.5)
+        after = "" if median is None else f", {median:.2f} s after its start in the median"
+        console.print(
+            f"alarm, on a timeline of these recordings: {streaming.n_detected} of "
+            f"{streaming.n_seizures} seizures{after}; {streaming.false_alarms} false alarms in "
+            f"{streaming.background_hours:.2f} h (95% at most {bound:.1f} an hour)"
+        )
     console.print("A split by rows or recordings is not a split by person. For research only.")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stream_classifier.cli.dataset import DataOption
 from stream_classifier.errors import BundleInvalidError
+
+if TYPE_CHECKING:
+    from stream_classifier.bundle import Bundle
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,8 +42,19 @@ def show(bundle: BundleArgument = "bonn") -> None:
 
 
 @app.command()
-def verify(bundle: BundleArgument = "bonn", as_json: JsonOption = False) -> None:
-    """Check every digest, and that the model still says what it said when it was made."""
+def verify(
+    bundle: BundleArgument = "bonn",
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Score it anew on its test data, and compare with its card."),
+    ] = False,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every digest, and that the model still says what it said when it was made.
+
+    With --deep, also that it reaches the figures of its card (needs the data set).
+    """
     from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy
     from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
         TOLERANCE,
@@ -55,6 +71,7 @@ def verify(bundle: BundleArgument = "bonn", as_json: JsonOption = False) -> None
             found=f"a deviation of {deviation:.2g} on this machine",
             fix="install numpy and the package again",
         )
+    figures = _reach_card(model, data) if deep else {}
     if as_json:
         print(
             json.dumps(
@@ -65,9 +82,20 @@ def verify(bundle: BundleArgument = "bonn", as_json: JsonOption = False) -> None
                     "n_windows": n_windows,
                     "max_deviation": deviation,
                     "tolerance": TOLERANCE,
+                    **({"figures": figures} if deep else {}),
                 }
             )
         )
     else:
         print(f"{model.name} {model.version} {model.digest}")
         print(f"{n_windows} self-test windows, largest deviation {deviation:.1e}: ok")
+        for name, (on_card, found) in figures.items():
+            print(f"{name}: {found:.4f}, on its card {on_card:.4f}: ok")
+
+
+def _reach_card(model: Bundle, data: Path | None) -> dict[str, tuple[float, float]]:
+    """Score a model anew; return what its card says and what was found, by figure."""
+    from stream_classifier.datasets import load_rows  # noqa: PLC0415
+    from stream_classifier.evaluation.scoring import compare_with_card  # noqa: PLC0415
+
+    return compare_with_card(model, load_rows(data))

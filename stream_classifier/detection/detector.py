@@ -26,6 +26,7 @@ from stream_classifier.signals import (
     Chunk,
     Engine,
     Prediction,
+    State,
     StreamSpec,
 )
 
@@ -230,14 +231,20 @@ class Detector:
             usable = np.asarray(verdicts.usable.all(axis=0))
             for i, window in enumerate(windows):
                 out += self._decide(chunk, finished[i], window.stop - 1, verdicts, i)
-        return out + self._calibrate(chunk, filtered, usable)
+        alert_is_on = any(isinstance(x, Prediction) and x.state is State.ALERT for x in out)
+        return out + self._calibrate(chunk, filtered, usable, alert_is_on=alert_is_on)
 
     def _calibrate(
-        self, chunk: Chunk, filtered: NDArray[np.float32], usable: NDArray[np.bool_]
+        self,
+        chunk: Chunk,
+        filtered: NDArray[np.float32],
+        usable: NDArray[np.bool_],
+        *,
+        alert_is_on: bool,
     ) -> list[Decided]:
         was_calibrating = self._gains.calibrating
         end_index = self._recent.held.stop
-        changed = self._gains.add(filtered, usable, end_index)
+        changed = self._gains.add(filtered, usable, end_index, alert_is_on=alert_is_on)
         if not changed.any() and self._gains.calibrating == was_calibrating:
             return []
         # A window of two gains has a step in its amplitude, as a seizure has.

@@ -13,6 +13,11 @@ MAD_TO_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation (Rousseeuw &
 Croux, J. Am. Stat. Assoc. 88:1273, 1993)."""
 
+PATIENCE = 3
+"""Signal in which an alert is on is no baseline: a seizure's amplitude would become the usual one.
+But an amplifier that is far too loud may raise alerts that only the gain can end, so after so
+many times the baseline's length it counts all the same."""
+
 LIVELY_SHARE = 0.5
 """A channel with less good signal than this, so far, holds nobody up: the stream is calibrated
 without it, and it goes on measuring by itself."""
@@ -25,8 +30,8 @@ class FrozenGains:
     What was gathered outlives a gap. Gains change only between blocks of a second, counted from
     sample 0 of the stream, so the result does not depend on how the stream is cut.
 
-    A seizure in the baseline lowers the gain: it has the amplitude of the seizure then. The median
-    bears one that is much shorter than half of it.
+    A seizure that goes unnoticed in the baseline lowers the gain; the median bears one that is much
+    shorter than half of it.
 
     Args:
         spec: How to measure; None: the gain is 1 and nothing is measured.
@@ -98,7 +103,12 @@ class FrozenGains:
             start = stop
 
     def add(
-        self, filtered: NDArray[np.float32], usable: NDArray[np.bool_], end_index: int
+        self,
+        filtered: NDArray[np.float32],
+        usable: NDArray[np.bool_],
+        end_index: int,
+        *,
+        alert_is_on: bool = False,
     ) -> NDArray[np.bool_]:
         """Take the next samples of the baseline, none of them beyond the end of a block.
 
@@ -106,6 +116,7 @@ class FrozenGains:
             filtered: Shape ``(n_samples, n_channels)``, µV, before the gain.
             usable: Shape ``(n_channels,)``: whether all windows that ended in them were.
             end_index: Absolute index of the sample after them.
+            alert_is_on: Whether one was, in any of them.
 
         Returns:
             Shape ``(n_channels,)``: whose gain is another from ``end_index`` on.
@@ -114,7 +125,10 @@ class FrozenGains:
         if not self._seeks:
             return changed
         self._pieces.append(filtered)
-        self._good &= usable
+        if not alert_is_on or self._n_blocks >= PATIENCE * self._baseline.shape[1]:
+            self._good &= usable
+        else:
+            self._good[:] = False
         if end_index % self._block:
             return changed
         block = np.concatenate(self._pieces)

@@ -166,7 +166,8 @@ class ReferenceEngine:
         change = np.diff(z, axis=0, prepend=s.previous[None])
         if len(z):
             s.previous = z[-1]
-        x: F32 = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * change)], axis=2) / np.float32(2)
+        x: F32 = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * change)], axis=2)
+        x *= np.float32(0.5)
         for layer, (conv, weight, bias) in enumerate(self._stem):
             seen = np.concatenate([s.waiting[layer], x])  # (n, L, C)
             n_out = max(0, (len(seen) - conv.kernel) // conv.stride + 1)

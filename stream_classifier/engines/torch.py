@@ -107,7 +107,8 @@ class TorchEngine:
                 due.append(windows.reshape(-1, self._window))
             self._streams[handle].held = held[n_windows * self.hop_samples :].copy()
         if not due:
-            return {h: np.empty((0, c, self._n_classes), np.float32) for h, (_, c) in counts.items()}
+            none = np.empty((0, 0, self._n_classes), np.float32)
+            return {h: none.reshape(0, c, self._n_classes) for h, (_, c) in counts.items()}
         probabilities = self._classify(np.concatenate(due))
         out = {}
         start = 0

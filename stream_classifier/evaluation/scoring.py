@@ -1,4 +1,4 @@
-"""All figures of one model on what it has not seen, and of the folds of a cross-validation together.
+"""All figures of a model on what it has not seen, and of the folds of a cross-validation.
 
 Nothing is chosen here: thresholds, temperature and alarm rule come with the bundle.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stream_classifier.datasets import ROW_SAMPLES
 from stream_classifier.engines.reference import classify_windows
-from stream_classifier.errors import MissingExtraError
+from stream_classifier.errors import BundleInvalidError, MissingExtraError
 from stream_classifier.evaluation.calibration import CalibrationFigures, calibration_metrics
 from stream_classifier.evaluation.events import STRICT, SZCORE, score_timelines
 from stream_classifier.evaluation.heldout import (
@@ -27,7 +27,13 @@ from stream_classifier.evaluation.heldout import (
     smoothed_figures,
 )
 from stream_classifier.evaluation.timelines import Played, StreamingScore, play, pool, splice
-from stream_classifier.evaluation.windows import Figures, WindowReport, count, summarise
+from stream_classifier.evaluation.windows import (
+    Figures,
+    WindowReport,
+    count,
+    summarise,
+    unseen_rows,
+)
 from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
@@ -187,6 +193,58 @@ def pool_scored(parts: Sequence[Scored]) -> Scored:
         hop_s=parts[0].hop_s,
         played=tuple(one for part in parts for one in part.played),
     )
+
+
+CARD_SLACK: Final = 0.002
+"""How far a figure may lie below its card's: another processor rounds otherwise, and so may decide
+a few of 2,500 windows otherwise."""
+
+
+def compare_with_card(bundle: Bundle, rows: SeizureRows) -> dict[str, tuple[float, float]]:
+    """Score a model anew on its test side, and hold it to what its card promises.
+
+    Args:
+        bundle: The model, with the figures of its making.
+        rows: The data set.
+
+    Returns:
+        By figure: what the card says, and what was found.
+
+    Raises:
+        BundleInvalidError: If a figure falls short of the card's by more than ``CARD_SLACK``, a
+            seizure that was detected is missed, or there are more false alarms.
+        UnseenDataError: If the data at hand is not what the model was made with.
+    """
+    promised = bundle.metrics
+    numbers = unseen_rows(bundle.split, rows, protocol=bundle.split.protocol)
+    scored = score_bundle(bundle, rows, numbers, seed=int(promised["seed"]))
+    found = scored.as_json()
+    figures = {
+        name: (float(promised[name]), float(found[name])) for name in ("accuracy", "macro_f1")
+    }
+    for name in CLASS_NAMES:
+        figures[f"recall.{name}"] = (promised["recall"][name], found["recall"][name])
+    # The better the larger, for all: so a calibration error counts downwards.
+    figures["1 - ece"] = (1 - promised["calibration"]["ece"], 1 - found["calibration"]["ece"])
+    for name, line in promised.get("smoothed", {}).items():
+        figures[f"accuracy, {name} s"] = (line["accuracy"], found["smoothed"][name]["accuracy"])
+    if "streaming" in promised:
+        on_card, now = promised["streaming"], found["streaming"]
+        figures["seizures detected"] = (on_card["n_detected"], now["n_detected"])
+        figures["- false alarms"] = (-on_card["false_alarms"], -now["false_alarms"])
+    short = [
+        f"{name} {reached:.4f} instead of {on_card:.4f}"
+        for name, (on_card, reached) in figures.items()
+        if reached < on_card - CARD_SLACK
+    ]
+    if short:
+        raise BundleInvalidError(
+            path=str(bundle.path),
+            expected="the figures of its card",
+            found="; ".join(short),
+            fix="train it again, or install the package again",
+        )
+    return figures
 
 
 def _row_means(

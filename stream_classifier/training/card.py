@@ -131,8 +131,8 @@ the best on validation (accuracy {trained.best.accuracy:.3f},
 
 ## What it is not
 - Not validated on a seizure of any person outside the data set, nor on seizures in scalp EEG: sets
-  A and B (labels 5 and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were recorded
-  inside the skull. A seizure on the scalp is 2 to 5 times smaller.
+  A and B (labels 5 and 4) are scalp EEG of healthy people, sets C, D and E (3, 2 and 1) were
+  recorded inside the skull. A seizure on the scalp is 2 to 5 times smaller.
 - Not a tumour detector. *Tumour* here means "recorded from the epileptogenic area, between
   seizures"; the class tells recording conditions apart and is no finding about a living person.
 {_LIMITS["head" if bundle.gain is not None else "table"]}
@@ -146,8 +146,8 @@ _WHAT: Final = {
 Classifies windows of 120 samples of one EEG channel (0.67 s at 178 Hz), each by itself, into
 seizure, tumour area and normal, and so raises seizure alarms.""",
     "continuous": """\
-Runs along one EEG channel, its state kept from the last gap on, and says every 8 samples of the
-last 120 (0.67 s at 178 Hz) whether they are seizure, tumour area or normal; so it raises alarms.""",
+Runs along one EEG channel, its state kept from the last gap on, and says every 8 samples whether
+the last 120 (0.67 s at 178 Hz) are seizure, tumour area or normal; so it raises alarms.""",
 }
 
 _LIMITS: Final = {

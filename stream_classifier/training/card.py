@@ -256,7 +256,7 @@ def _alarms(bundle: Bundle, trials: Sequence[AlarmTrial]) -> str:
         f"{rule.refractory_s:g} s below {rule.clear_threshold:g}.\n"
     )
     if not trials:
-        return said + "The rule was not chosen in this training."
+        return said + "The rule was given to the training, not chosen in it."
     return (
         f"{said}Smoothing, persistence and threshold were chosen from {len(trials)} rules on a "
         "timeline of the validation\nrecordings: fewest false alarms and missed seizures, then "

@@ -21,7 +21,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from stream_classifier.bundle import ConvSpec, Mode, NetworkSpec
+from stream_classifier.bundle import AlarmSpec, ConvSpec, Mode, NetworkSpec
 from stream_classifier.datasets import SeizureRows
 from stream_classifier.errors import ConfigError
 from stream_classifier.evaluation.windows import count, draw_windows, split_rows, summarise
@@ -64,6 +64,7 @@ class Recipe:
         splice_share: Share of the stretches that change to another recording half-way, in
             continuous mode.
         augmentation: What is done to the signal; None: nothing.
+        alarm: The alarm rule; None chooses it on the validation side.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: Of AdamW.
         clip_norm: Largest norm of a gradient.
@@ -88,6 +89,7 @@ class Recipe:
     decide_every: int = 8
     splice_share: float = 0.3
     augmentation: Augmentation | None = None
+    alarm: AlarmSpec | None = None
     learning_rate: float = 4e-3
     weight_decay: float = 0.05
     clip_norm: float = 1.0

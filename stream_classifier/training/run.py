@@ -34,7 +34,7 @@ from stream_classifier.training.recipe import WINDOW_SAMPLES, Epoch, Recipe, Tra
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from stream_classifier.bundle import AlarmSpec, Split
+    from stream_classifier.bundle import Split
     from stream_classifier.datasets import SeizureRows
     from stream_classifier.training.material import Protocol
 
@@ -56,7 +56,6 @@ def train_bundle(
     split_seed: int = 0,
     recipe: Recipe | None = None,
     recipe_name: str = "bonn",
-    alarm: AlarmSpec | None = None,
     replace_existing: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Bundle:
@@ -72,7 +71,6 @@ def train_bundle(
         split_seed: Of the split.
         recipe: Settings of the training; None for the defaults of ``Recipe``.
         recipe_name: What the recipe is called, for the command on the card.
-        alarm: The alarm rule; None chooses it on the validation side.
         replace_existing: Whether a bundle that is already there may go.
         on_epoch: Called after every epoch.
 
@@ -83,7 +81,7 @@ def train_bundle(
     recipe = Recipe() if recipe is None else recipe
     split = split_data(rows, protocol=protocol, seed=split_seed)
     trained = train(rows, split, recipe=recipe, on_epoch=on_epoch)
-    bundle, trials = assemble(rows, split, recipe, trained, name=name, alarm=alarm)
+    bundle, trials = assemble(rows, split, recipe, trained, name=name)
 
     # Everything is decided: now, and once, the test side.
     test = split_rows(rows, split.test)
@@ -139,9 +137,8 @@ def assemble(
     trained: Trained,
     *,
     name: str,
-    alarm: AlarmSpec | None = None,
 ) -> tuple[Bundle, tuple[AlarmTrial, ...]]:
-    """Make a bundle, in memory, of what a training made, and choose its alarm rule.
+    """Make a bundle, in memory, of what a training made, and choose its alarm rule if need be.
 
     Args:
         rows: The data set.
@@ -149,11 +146,10 @@ def assemble(
         recipe: Settings of the training.
         trained: What came out of it.
         name: Of the model.
-        alarm: The rule; None chooses it.
 
     Returns:
-        The bundle, and what its rule was chosen from: nothing if it was given, or if shuffled
-        rows, which do not make recordings to try an alarm on, were held out.
+        The bundle, and what its rule was chosen from: nothing if the recipe gives it, or if
+        shuffled rows, which do not make recordings to try an alarm on, were held out.
     """
     front = front_end(recipe.signal)
     bundle = Bundle(
@@ -170,7 +166,7 @@ def assemble(
         gain=front.gain,
         scaler_mean_uv=trained.mean_uv,
         scaler_std_uv=trained.std_uv,
-        alarm=DEFAULT_ALARM if alarm is None else alarm,
+        alarm=recipe.alarm or DEFAULT_ALARM,
         weights=export_weights(trained.network, temperature=trained.temperature),
         selftest_windows=np.empty((0, WINDOW_SAMPLES), np.float32),
         selftest_probabilities=np.empty((0, len(CLASS_NAMES)), np.float32),
@@ -179,7 +175,7 @@ def assemble(
         metrics={},
         path=Path(),
     )
-    if alarm is not None or split.protocol == "rows":
+    if recipe.alarm is not None or split.protocol == "rows":
         return bundle, ()
     trials = try_alarms(bundle, rows, [str(key) for key in split.validation], seed=recipe.seed)
     best = choose_alarm(trials)

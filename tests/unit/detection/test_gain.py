@@ -125,6 +125,16 @@ def test_nothing_is_measured_where_nothing_is_to_be():
         assert g.values.tolist() == [1.0]
 
 
+def test_a_seizure_that_is_noticed_is_no_baseline_but_an_alert_for_ever_is():
+    g = gains()
+    for i in range(1, 13):
+        g.add(noise(1, std_uv=300.0, seed=i), GOOD, i * BLOCK, alert_is_on=True)
+    assert g.progress == 0.0
+    for i in range(13, 17):
+        g.add(noise(1, std_uv=300.0, seed=i), GOOD, i * BLOCK, alert_is_on=True)
+    assert g.values[0] == pytest.approx(40 / 300, rel=0.1)
+
+
 @given(st.lists(st.integers(1, 5 * BLOCK), max_size=20))
 @settings(max_examples=30)
 def test_cutting_the_stream_changes_no_gain(cuts):

@@ -113,6 +113,16 @@ def test_alarms_are_live_while_gains_are_measured(head, real_signal):
     assert d.n_windows_calibrating == d.n_windows
 
 
+def test_signal_in_which_an_alert_is_on_is_no_baseline(head, real_signal):
+    x = real_signal[: 178 * 8, None].astype(np.float32)
+    never = dataclasses.replace(RULE, persistence_s=3600.0)
+    calm, alarmed = detector(head, n_channels=1, rule=never), detector(head, n_channels=1)
+    n_on = sum(p.state == "alert" for p in feed(alarmed, x) if isinstance(p, Prediction))
+    feed(calm, x)
+    assert n_on > 5
+    assert alarmed.calibration_progress < calm.calibration_progress
+
+
 def test_a_gap_resets_the_filters_and_not_the_baseline(head):
     d = detector(head)
     feed(d, signal(6.5))

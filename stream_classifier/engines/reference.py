@@ -255,7 +255,8 @@ def classify_windows(bundle: Bundle, windows_uv: F32) -> F32:
         raise ShapeError(expected=f"(n, {bundle.window_samples})", actual=windows_uv.shape)
     scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
     stride = bundle.network.stride_samples
-    hop = bundle.window_samples if bundle.mode == "windowed" else stride
+    one_window = bundle.window_samples // stride * stride
+    hop = one_window if bundle.mode == "windowed" else stride
     engine = ReferenceEngine(bundle, hop_samples=hop)
     windows_uv = windows_uv[:, beyond % stride :]  # so that the last decision is at the very end
     lanes = engine.open(len(windows_uv))  # one lane a window

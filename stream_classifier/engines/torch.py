@@ -159,14 +159,18 @@ class TorchEngine:
         stream.past = past[:, -(self._n_steps - 1) :].clone() if self._n_steps > 1 else past[:, :0]
         if not due:
             return np.empty((0, n_channels, self._n_classes), np.float32)
+        per_batch = max(1, MAX_BATCH_WINDOWS // n_channels)
         ends = torch.tensor(due, device=self._device)
+        batches = torch.split(ends, per_batch)
+        return np.concatenate([self._decide_at(past, some) for some in batches])
+
+    def _decide_at(self, past: Tensor, ends: Tensor) -> F32:
+        """Class probabilities, (windows, L, classes), of states (L, n, H) up to each end."""
         steps = ends[:, None] + torch.arange(1 - self._n_steps, 1, device=self._device)
-        seen = past[:, steps]  # (L, windows, steps, H)
+        seen = past[:, steps].transpose(0, 1)  # (windows, L, steps, H)
         readout = torch.cat([seen[:, :, -1], seen.mean(dim=2), seen.amax(dim=2)], dim=2)
         decided = self._decide(readout.flatten(0, 1))
-        return np.ascontiguousarray(
-            decided.reshape(n_channels, len(due), self._n_classes).transpose(1, 0, 2)
-        )
+        return decided.reshape(len(ends), -1, self._n_classes)
 
     def _see(self, z: Tensor) -> Tensor:
         """Run the stem: z-scores (B, T), the first only for the difference, to (B, steps, C)."""

@@ -1,13 +1,14 @@
 """Every engine gives the network's answer, whatever else it is doing."""
 
 import importlib.util
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_classifier.bundle import load_bundle
+from stream_classifier.bundle import ConvSpec, NetworkSpec, load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
 from stream_classifier.engines.reference import ReferenceEngine, classify_windows
@@ -19,9 +20,36 @@ ENGINES = [
     "reference",
     pytest.param("torch", marks=[pytest.mark.torch, needs_torch]),
 ]
-BUNDLE = load_bundle("bonn")
-Z = FrozenScaler(mean_uv=BUNDLE.scaler_mean_uv, std_uv=BUNDLE.scaler_std_uv).scale(
-    np.ascontiguousarray(BUNDLE.selftest_windows.ravel(), dtype=np.float32)
+BONN = load_bundle("bonn")
+WINDOW = BONN.window_samples
+
+
+def invented(mode, *stem, hidden=10):
+    """A network that nobody trained, louder than one starts, so that no mistake can hide."""
+    spec = NetworkSpec(stem=tuple(ConvSpec(*conv) for conv in stem), hidden=hidden)
+    rng = np.random.default_rng(hidden)
+    weights = {
+        name: (2 * rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+        for name, shape in spec.weight_shapes.items()
+    }
+    return replace(BONN, mode=mode, network=spec, weights=weights)
+
+
+BUNDLES = {
+    "windowed": BONN,
+    "continuous": replace(BONN, mode="continuous"),
+    "three layers, windowed": invented("windowed", (6, 8, 2), (8, 5, 2), (7, 5, 1)),
+    "three layers, continuous": invented("continuous", (6, 8, 2), (8, 5, 2), (7, 5, 1)),
+    "one layer, continuous": invented("continuous", (6, 9, 4), hidden=5),
+}
+WINDOWED, CONTINUOUS = BUNDLES["windowed"], BUNDLES["continuous"]
+Z = FrozenScaler(mean_uv=BONN.scaler_mean_uv, std_uv=BONN.scaler_std_uv).scale(
+    # Of each class in turn: they lie class by class.
+    BONN.selftest_windows.reshape(3, -1, WINDOW).swapaxes(0, 1).reshape(-1)
+)
+every_bundle = pytest.mark.parametrize("bundle", BUNDLES.values(), ids=BUNDLES)
+both_modes = pytest.mark.parametrize(
+    "bundle", [WINDOWED, CONTINUOUS], ids=["windowed", "continuous"]
 )
 
 
@@ -29,40 +57,55 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def from_scratch(z):
-    """One window, written out in float64 as the bundle's network is defined."""
-    w = {name: value.astype(np.float64) for name, value in BUNDLE.weights.items()}
+def hidden_states(bundle, z):
+    """Every step's last sample and hidden state, in float64, as the network is described.
+
+    A step's features end with its last sample; the first sample counts only by the difference.
+    """
+    w = {name: value.astype(np.float64) for name, value in bundle.weights.items()}
     z = z.astype(np.float64)
-    u = np.arcsinh(4 * z) / 2
-    v = np.concatenate([[0], np.arcsinh(16 * np.diff(z)) / 2])
-    x = np.stack([u, v])[:, 2:]  # (2, 118): the last step ends with the window
-    for layer in ("conv1", "conv2"):
-        starts = range(0, x.shape[1] - 8 + 1, 2)
-        x = np.stack(
-            [
-                np.maximum(
-                    np.tensordot(w[f"{layer}.weight"], x[:, s : s + 8], 2) + w[f"{layer}.bias"], 0
-                )
-                for s in starts
-            ],
-            axis=1,
+    x = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * np.diff(z, prepend=np.nan))]) / 2
+    x[:, 0] = np.nan  # (channels, samples), by the last sample that is seen
+    apart = 1
+    for n, conv in enumerate(bundle.network.stem, start=1):
+        reach = (conv.kernel - 1) * apart
+        out = np.full((conv.channels, len(z)), np.nan)
+        out[:, reach:] = w[f"conv{n}.bias"][:, None] + sum(
+            w[f"conv{n}.weight"][:, :, k] @ x[:, k * apart : len(z) - reach + k * apart]
+            for k in range(conv.kernel)
         )
-    assert x.shape[1] == 25
-    hidden = BUNDLE.network.hidden
-    h = c = np.zeros(hidden)
+        x = np.maximum(out, 0)
+        apart *= conv.stride
+    ends = [end for end in range((WINDOW - 1) % apart, len(z), apart) if np.isfinite(x[0, end])]
+    h = c = np.zeros(bundle.network.hidden)
     states = []
-    for step in x.T:
-        gates = w["lstm.weight_ih"] @ step + w["lstm.weight_hh"] @ h + w["lstm.bias"]
-        i, f, g, o = gates.reshape(4, hidden)
+    for end in ends:
+        gates = w["lstm.weight_ih"] @ x[:, end] + w["lstm.weight_hh"] @ h + w["lstm.bias"]
+        i, f, g, o = gates.reshape(4, -1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
         states.append(h)
-    states = np.array(states)
-    readout = np.concatenate([states[-1], states.mean(axis=0), states.max(axis=0)])
-    logits = w["head.weight"] @ readout + w["head.bias"]
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
-    return np.array([p[0], p[1], p[2:].sum()])
+    return np.array(ends), np.array(states)
+
+
+def from_scratch(bundle, z, *, hop):
+    """Every decision on a run of one channel, in float64, shape ``(n_decisions, 3)``."""
+    starts = range(0, len(z) - WINDOW + 1, hop)
+    if bundle.mode == "windowed":
+        seen = [hidden_states(bundle, z[start : start + WINDOW])[1] for start in starts]
+    else:
+        ends, states = hidden_states(bundle, z)
+        n_steps = np.searchsorted(ends, WINDOW)
+        lasts = [int(np.flatnonzero(ends == start + WINDOW - 1)[0]) for start in starts]
+        seen = [states[last - n_steps + 1 : last + 1] for last in lasts]
+    head, bias = (bundle.weights[f"head.{kind}"].astype(np.float64) for kind in ("weight", "bias"))
+    decided = []
+    for states in seen:
+        logits = head @ np.concatenate([states[-1], states.mean(axis=0), states.max(axis=0)]) + bias
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        decided.append([p[0], p[1], p[2:].sum()])
+    return np.array(decided)
 
 
 def run(engine, z, cuts=()):
@@ -73,31 +116,56 @@ def run(engine, z, cuts=()):
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("hop", [4, 8, 16, 120])
-def test_every_window_is_the_network_s_answer_in_float64(name, hop):
-    z = Z[:1500]
-    out = run(make_engine(BUNDLE, name=name, hop_samples=hop), z[:, None])
-    starts = range(0, len(z) - 120 + 1, hop)
-    assert out.shape == (len(starts), 1, 3)
-    expected = np.stack([from_scratch(z[s : s + 120]) for s in starts])
+@every_bundle
+def test_every_decision_is_the_network_s_answer_in_float64(bundle, name, hop):
+    z = Z[: 300 + 40 * hop]
+    out = run(make_engine(bundle, name=name, hop_samples=hop), z[:, None])
+    expected = from_scratch(bundle, z, hop=hop)
+    assert out.shape == (len(expected), 1, 3)
     np.testing.assert_allclose(out[:, 0], expected, atol=1e-5)
     assert (out[:, 0].argmax(axis=1) == expected.argmax(axis=1)).all()
+    assert np.ptp(expected, axis=0).max() > 0.1  # and it does tell one from the other
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@every_bundle
+def test_the_first_decision_falls_with_the_last_sample_of_the_first_window(bundle, name):
+    engine = make_engine(bundle, name=name)
+    handle = engine.open(1)
+    counts = [len(engine.feed({handle: Z[n : n + 1, None]})[handle]) for n in range(WINDOW + 16)]
+    assert np.flatnonzero(counts).tolist() == [WINDOW - 1, WINDOW + 7, WINDOW + 15]
+    engine.reset(handle)  # and so it is after a gap
+    counts = [len(engine.feed({handle: Z[n : n + 1, None]})[handle]) for n in range(WINDOW)]
+    assert np.flatnonzero(counts).tolist() == [WINDOW - 1]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_run_s_first_window_is_the_same_in_both_modes_and_the_next_is_not(name):
+    windowed, continuous = (
+        run(make_engine(BUNDLES[f"three layers, {mode}"], name=name), Z[:200, None])
+        for mode in ("windowed", "continuous")
+    )
+    np.testing.assert_allclose(windowed[0], continuous[0], atol=1e-6)
+    assert np.abs(windowed[1:] - continuous[1:]).max() > 1e-3
 
 
 @given(
     st.lists(st.integers(0, 10**6), max_size=30), st.sampled_from([4, 8, 12, 40]), st.integers(1, 5)
 )
-@settings(max_examples=40)
-def test_the_reference_engine_does_not_care_how_samples_are_cut(cuts, hop, n_channels):
+@settings(max_examples=12)
+@every_bundle
+def test_the_reference_engine_does_not_care_how_samples_are_cut(bundle, cuts, hop, n_channels):
     z = np.stack([np.roll(Z[:600], 77 * c) for c in range(n_channels)], axis=1)
-    whole = run(ReferenceEngine(BUNDLE, hop_samples=hop), z)
-    cut = run(ReferenceEngine(BUNDLE, hop_samples=hop), z, cuts)
+    whole = run(ReferenceEngine(bundle, hop_samples=hop), z)
+    cut = run(ReferenceEngine(bundle, hop_samples=hop), z, cuts)
     assert whole.tobytes() == cut.tobytes()
 
 
-@given(st.data())
-@settings(max_examples=25)
-def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(data):
-    engine = ReferenceEngine(BUNDLE, hop_samples=8)
+@given(data=st.data())
+@settings(max_examples=10)
+@both_modes
+def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(bundle, data):
+    engine = ReferenceEngine(bundle, hop_samples=8)
     n_streams = data.draw(st.integers(1, 6))
     streams = {}
     for i in range(n_streams):
@@ -106,17 +174,17 @@ def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(data):
         streams[engine.open(n_channels)] = z
     place = dict.fromkeys(streams, 0)
     got = {handle: [] for handle in streams}
-    for _ in range(30):  # each stream in a phase of its own
+    for _ in range(15):  # each stream in a phase of its own
         some = data.draw(st.lists(st.sampled_from(list(streams)), unique=True))
         fed = {}
         for handle in some:
-            n = data.draw(st.integers(0, 60))
+            n = data.draw(st.integers(0, 90))
             fed[handle] = streams[handle][place[handle] : place[handle] + n]
             place[handle] += len(fed[handle])
         for handle, out in engine.feed(fed).items():
             got[handle].append(out)
     for handle, z in streams.items():
-        alone = run(ReferenceEngine(BUNDLE, hop_samples=8), z[: place[handle]])
+        alone = run(ReferenceEngine(bundle, hop_samples=8), z[: place[handle]])
         together = np.concatenate(got[handle]) if got[handle] else alone[:0]
         assert together.tobytes() == alone.tobytes()
 
@@ -124,11 +192,14 @@ def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(data):
 @pytest.mark.torch
 @needs_torch
 @given(st.lists(st.integers(0, 10**6), max_size=20), st.integers(1, 4))
-@settings(max_examples=20)
-def test_the_torch_engine_differs_by_less_than_a_millionth_however_cut_and_batched(cuts, n_others):
+@settings(max_examples=8)
+@every_bundle
+def test_the_torch_engine_differs_by_less_than_a_millionth_however_cut_and_batched(
+    bundle, cuts, n_others
+):
     z = Z[:500, None]
-    whole = run(ReferenceEngine(BUNDLE, hop_samples=8), z)
-    engine = make_engine(BUNDLE, name="torch")
+    whole = run(ReferenceEngine(bundle, hop_samples=8), z)
+    engine = make_engine(bundle, name="torch")
     handle = engine.open(1)
     others = [engine.open(3) for _ in range(n_others)]
     got = []
@@ -138,22 +209,44 @@ def test_the_torch_engine_differs_by_less_than_a_millionth_however_cut_and_batch
     np.testing.assert_allclose(np.concatenate(got), whole, atol=1e-6)
 
 
+@pytest.mark.torch
+@needs_torch
+@both_modes
+def test_the_torch_engine_decides_in_batches_and_channels_keep_their_places(bundle, monkeypatch):
+    from stream_classifier.engines import torch as torch_engine
+
+    monkeypatch.setattr(torch_engine, "MAX_BATCH_WINDOWS", 7)
+    z = np.stack([np.roll(Z[:700], 50 * c) for c in range(3)], axis=1)
+    batched = run(make_engine(bundle, name="torch"), z)
+    np.testing.assert_allclose(batched, run(make_engine(bundle), z), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_what_lies_before_a_window_changes_nothing_in_it(name):
     z = Z[:240, None].copy()
-    before = run(make_engine(BUNDLE, name=name), z)
+    before = run(make_engine(WINDOWED, name=name), z)
     z[:40] = 50.0
-    after = run(make_engine(BUNDLE, name=name), z)
+    after = run(make_engine(WINDOWED, name=name), z)
     np.testing.assert_allclose(before[5:], after[5:], atol=1e-6)  # windows from sample 40 on
     assert not np.allclose(before[0], after[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ENGINES)
+def test_in_continuous_mode_what_lies_before_a_window_counts(name):
+    z = Z[:240, None].copy()
+    bundle = BUNDLES["three layers, continuous"]
+    before = run(make_engine(bundle, name=name), z)
+    z[:40] = 50.0
+    after = run(make_engine(bundle, name=name), z)
+    assert np.abs(before[5:] - after[5:]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_bad_sample_spoils_its_windows_and_no_other(name):
     z = Z[:480, None].copy()
-    clean = run(make_engine(BUNDLE, name=name), z)
+    clean = run(make_engine(WINDOWED, name=name), z)
     z[200] = np.nan
-    out = run(make_engine(BUNDLE, name=name), z)
+    out = run(make_engine(WINDOWED, name=name), z)
     starts = np.arange(len(out)) * 8
     # The first sample of a window is not looked at: its difference has no sample before it.
     holds = (starts < 200) & (starts + 120 > 200)
@@ -162,38 +255,59 @@ def test_a_bad_sample_spoils_its_windows_and_no_other(name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_reset_starts_a_new_run(name):
-    engine = make_engine(BUNDLE, name=name)
+def test_a_bad_sample_spoils_one_channel_of_a_continuous_stream_until_its_reset(name):
+    z = np.repeat(Z[:480, None], 2, axis=1)
+    clean = run(make_engine(CONTINUOUS, name=name), z)
+    z[200, 1] = np.nan
+    engine = make_engine(CONTINUOUS, name=name)
+    handle = engine.open(2)
+    out = engine.feed({handle: z})[handle]
+    after = np.arange(len(out)) * 8 + WINDOW > 200
+    assert np.isnan(out[after, 1]).all()
+    np.testing.assert_allclose(out[:, 0], clean[:, 0], atol=1e-6)
+    np.testing.assert_allclose(out[~after], clean[~after], atol=1e-6)
+    engine.reset(handle)
+    again = engine.feed({handle: z[:190]})[handle]
+    np.testing.assert_array_equal(again, run(make_engine(CONTINUOUS, name=name), z[:190]))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@every_bundle
+def test_after_a_gap_a_stream_is_as_a_fresh_one_to_the_bit(bundle, name):
+    engine = make_engine(bundle, name=name)
     handle = engine.open(1)
     engine.feed({handle: Z[:333, None] * 5})
     engine.reset(handle)
     again = engine.feed({handle: Z[:200, None]})[handle]
-    np.testing.assert_allclose(again, run(make_engine(BUNDLE, name=name), Z[:200, None]), atol=1e-6)
+    assert again.tobytes() == run(make_engine(bundle, name=name), Z[:200, None]).tobytes()
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_stream_can_leave_without_disturbing_the_others(name):
-    engine = make_engine(BUNDLE, name=name)
+@both_modes
+def test_a_stream_can_leave_without_disturbing_the_others(bundle, name):
+    engine = make_engine(bundle, name=name)
     stays, leaves = engine.open(1), engine.open(2)
     first = engine.feed({stays: Z[:150, None], leaves: np.repeat(Z[:150, None], 2, axis=1)})[stays]
     engine.close(leaves)
     second = engine.feed({stays: Z[150:300, None]})[stays]
     with pytest.raises(KeyError):
         engine.feed({leaves: np.zeros((1, 2), np.float32)})
-    whole = run(make_engine(BUNDLE, name=name), Z[:300, None])
+    whole = run(make_engine(bundle, name=name), Z[:300, None])
     np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_no_samples_are_no_windows(name):
-    engine = make_engine(BUNDLE, name=name)
+@both_modes
+def test_no_samples_are_no_windows(bundle, name):
+    engine = make_engine(bundle, name=name)
     handle = engine.open(2)
     assert engine.feed({handle: np.empty((0, 2), np.float32)})[handle].shape == (0, 2, 3)
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_other_channels_are_refused(name):
-    engine = make_engine(BUNDLE, name=name)
+@both_modes
+def test_other_channels_are_refused(bundle, name):
+    engine = make_engine(bundle, name=name)
     handle = engine.open(2)
     with pytest.raises(ShapeError, match=r"\(n, 2\)"):
         engine.feed({handle: np.zeros((10, 3), np.float32)})
@@ -201,19 +315,58 @@ def test_other_channels_are_refused(name):
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("hop", [0, 1, 7, 124])
-def test_a_hop_that_the_stem_cannot_share_is_refused(name, hop):
+@both_modes
+def test_a_hop_that_the_stem_cannot_share_is_refused(bundle, name, hop):
     with pytest.raises(EngineError, match=r"multiple of 4, from 4 to 120"):
-        make_engine(BUNDLE, name=name, hop_samples=hop)
+        make_engine(bundle, name=name, hop_samples=hop)
 
 
-def test_single_windows_are_the_same_as_streamed_ones():
-    out = classify_windows(BUNDLE, BUNDLE.selftest_windows)
-    np.testing.assert_allclose(out, BUNDLE.selftest_probabilities, atol=1e-5)
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_stem_that_sees_more_than_a_window_is_refused(name):
+    wide = invented("windowed", (2, 60, 2), (2, 60, 2), hidden=2)
+    with pytest.raises(EngineError, match=r"sees 179 samples, a window has 120"):
+        make_engine(wide, name=name)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_single_windows_are_the_same_as_streamed_ones(name):
+    bundle = load_bundle(name)
+    out = classify_windows(bundle, bundle.selftest_windows)
+    np.testing.assert_allclose(out, bundle.selftest_probabilities, atol=1e-5)
+
+
+ODD = [
+    invented(mode, (5, 7, 7), (4, 2, 1), hidden=4)  # 120 samples are no multiple of its stride
+    for mode in ("windowed", "continuous")
+]
+
+
+@pytest.mark.parametrize("bundle", [*BUNDLES.values(), *ODD], ids=lambda b: b.mode)
+@pytest.mark.parametrize("n_samples", [120, 121, 130, 480])
+def test_a_single_stretch_s_answer_is_the_decision_at_its_very_end(bundle, n_samples):
+    stretches = Z[: 4 * n_samples].reshape(4, n_samples)
+    uv = (stretches * np.float32(bundle.scaler_std_uv)) + np.float32(bundle.scaler_mean_uv)
+    if bundle.mode == "windowed" and n_samples > WINDOW:
+        with pytest.raises(ShapeError, match=r"\(n, 120\)"):
+            classify_windows(bundle, uv)
+        return
+    found = classify_windows(bundle, uv)
+    stride = bundle.network.stride_samples
+    for stretch, p in zip(stretches, found, strict=True):
+        run_up = stretch[(n_samples - WINDOW) % stride :]  # to a decision at the end
+        np.testing.assert_allclose(p, from_scratch(bundle, run_up, hop=stride)[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 119), (120,), (2, 3, 120)])
+@both_modes
+def test_stretches_shorter_than_a_window_are_refused(bundle, shape):
+    with pytest.raises(ShapeError, match=r"\(n, 120\)"):
+        classify_windows(bundle, np.zeros(shape, np.float32))
 
 
 def test_the_reference_engine_does_not_pretend_to_run_on_a_gpu():
     with pytest.raises(EngineError, match="cpu only"):
-        make_engine(BUNDLE, name="reference", device="cuda")
+        make_engine(BONN, name="reference", device="cuda")
 
 
 @pytest.mark.torch
@@ -224,23 +377,24 @@ def test_a_gpu_that_is_not_there_is_said_so():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
     with pytest.raises(EngineError, match="finds no CUDA device"):
-        make_engine(BUNDLE, device="cuda")
+        make_engine(BONN, device="cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.torch
 @needs_torch
-def test_the_gpu_gives_the_same_probabilities():
+@every_bundle
+def test_the_gpu_gives_the_same_probabilities(bundle):
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
-    gpu = run(make_engine(BUNDLE, device="cuda"), Z[:2000, None])
-    cpu = run(ReferenceEngine(BUNDLE, hop_samples=8), Z[:2000, None])
+    gpu = run(make_engine(bundle, device="cuda"), Z[:2000, None])
+    cpu = run(ReferenceEngine(bundle, hop_samples=8), Z[:2000, None])
     np.testing.assert_allclose(gpu, cpu, atol=1e-4)
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="torch is installed")
 def test_without_torch_the_missing_extra_is_named():
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[torch\]'"):
-        make_engine(BUNDLE, name="torch")
+        make_engine(BONN, name="torch")

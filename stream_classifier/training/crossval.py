@@ -150,6 +150,8 @@ def cross_validate(
                         on_epoch(*told.get(timeout=_LOOK_EVERY_S))
                     except queue.Empty:
                         continue
+                while not told.empty():  # what came in with the last fold's end
+                    on_epoch(*told.get())
                 folds = tuple(future.result() for future in waiting)
             except BrokenProcessPool as error:
                 raise StreamClassifierError(

@@ -8,6 +8,7 @@ depend on what else is in the chunk: they are the same however the stream is cut
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,20 +35,33 @@ TINY = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Measures:
-    """What some windows are like. Shape of each: ``(n_windows, n_channels)``.
+class Basics:
+    """What the hard limits ask of some windows, of the signal as it comes.
+
+    Attributes:
+        finite: Whether every sample is a number. Shape ``(n_windows, n_channels)``, as all.
+        mean_uv: Its mean, µV.
+        span_uv: Peak to peak, µV.
+        flat_share: Share in which nothing moves.
+    """
+
+    finite: NDArray[np.bool_]
+    mean_uv: Measure
+    span_uv: Measure
+    flat_share: Measure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measures(Basics):
+    """What some windows are like.
 
     Of the signal as it comes, after its mean over the window (any offset) is taken out:
 
     Attributes:
-        finite: Whether every sample is a number.
-        mean_uv: Its mean, µV.
         rms_uv: Root mean square, µV.
-        span_uv: Peak to peak, µV.
         step_share: Largest change from one sample to the next, of the peak to peak.
         step_crest: The same, of the root mean square of all changes: 1.4 for a wave, about 3 for
             noise, 6 to 11 for a step.
-        flat_share: Share in which nothing moves.
         railed_share: Share at its own extreme.
         mains_share: Power at the mains' frequency, of all power.
         fast_share: Mean of sin²(pi f / rate) over its power without the mains: 0.03 for a 10 Hz
@@ -65,13 +79,9 @@ class Measures:
             Bigdely-Shamlo et al., Front. Neuroinform. 9:16, 2015).
     """
 
-    finite: NDArray[np.bool_]
-    mean_uv: Measure
     rms_uv: Measure
-    span_uv: Measure
     step_share: Measure
     step_crest: Measure
-    flat_share: Measure
     railed_share: Measure
     mains_share: Measure
     fast_share: Measure
@@ -105,6 +115,19 @@ class WindowMeter:
         self._offset_leak = np.exp(-1j * turn * np.arange(window_samples)).sum()
         self._mains_change = math.sin(turn / 2) ** 2
 
+    def basics(self, raw: NDArray[np.float32]) -> Basics:
+        """Measure what is quick, of the windows in a stretch; see ``measure``."""
+        finite = np.isfinite(raw.T)
+        x = self._blocks(np.where(finite, raw.T, 0).astype(np.float64))
+        highs, lows = x.max(axis=2), x.min(axis=2)  # of each block
+        high, minus_low = self._most(highs, -lows)
+        return Basics(
+            finite=self._all_finite(finite),
+            mean_uv=self._sums(x)[0].T / self._window,
+            span_uv=np.maximum(high + minus_low, TINY).T,
+            flat_share=self._flat_share(highs, lows).T,
+        )
+
     def measure(self, raw: NDArray[np.float32], filtered: NDArray[np.float32]) -> Measures:
         """Measure the windows in a stretch, which begins and ends with one.
 
@@ -115,62 +138,68 @@ class WindowMeter:
         finite = np.isfinite(raw.T)
         x = self._blocks(np.where(finite, raw.T, 0).astype(np.float64))
         y = self._blocks(np.where(np.isfinite(filtered.T), filtered.T, 0).astype(np.float64))
-        finite_blocks = np.asarray(self._blocks(finite).all(axis=2))
-        change, length = self._changes(x), self._changes(y)
-        energy = change * change
-        mean = self._in_windows(x.sum(axis=2)).sum(axis=2) / self._window
-        power = self._in_windows((x * x).sum(axis=2)).sum(axis=2) - self._window * mean * mean
-        power = np.maximum(power, TINY)
+        middle = np.median(y, axis=0, keepdims=True)  # of all channels
+        xs, xx, ys, yy, ym, ms, mm = self._sums(x, x * x, y, y * y, y * middle, middle, middle**2)
+        n = self._window
+        mean = xs / n
+        power = np.maximum(xx - n * mean * mean, TINY)
         mains = self._mains_power(x, mean)
         # What the mains make of the changes is taken out; what is left is muscle, or noise.
-        changed = self._sum_inside(energy)
+        change, length = self._changes(x), self._changes(y)
+        changed, path = self._sums_inside(change * change, length)
         fast = changed / 4 - mains * self._mains_change
         step = self._most_inside(change)
-        usual_step = np.sqrt(np.maximum(changed, TINY) / (self._window - 1))
+        usual_step = np.sqrt(np.maximum(changed, TINY) / (n - 1))
         highs, lows = x.max(axis=2), x.min(axis=2)  # of each block
-        high, low = self._in_windows(highs).max(axis=2), self._in_windows(lows).min(axis=2)
-        span = np.maximum(high - low, TINY)
-        clean_high = self._in_windows(y.max(axis=2)).max(axis=2)
-        clean_low = self._in_windows(y.min(axis=2)).min(axis=2)
-        clean_span = np.maximum(clean_high - clean_low, TINY)
-        levels = self._in_windows(y.sum(axis=2))
-        third = max(1, self._per // 3)
-        trend = levels[..., -third:].sum(axis=2) - levels[..., :third].sum(axis=2)
+        extremes = (highs, -lows, y.max(axis=2), -y.min(axis=2))
+        high, minus_low, clean_high, minus_clean_low = self._most(*extremes)
+        span = np.maximum(high + minus_low, TINY)
+        clean_span = np.maximum(clean_high + minus_clean_low, TINY)
+        varied = np.maximum((yy - ys * ys / n) * (mm - ms * ms / n), TINY)
         return Measures(
-            finite=np.asarray(self._in_windows(finite_blocks).all(axis=2).T),
+            finite=self._all_finite(finite),
             mean_uv=mean.T,
-            rms_uv=np.sqrt(power / self._window).T,
+            rms_uv=np.sqrt(power / n).T,
             span_uv=span.T,
             step_share=(step / span).T,
             step_crest=(step / usual_step).T,
             flat_share=self._flat_share(highs, lows).T,
-            railed_share=self._railed_share(highs, lows, high, low).T,
+            railed_share=self._railed_share(highs, lows, high, -minus_low).T,
             mains_share=np.minimum(mains / power, 1).T,
             fast_share=np.clip(fast / np.maximum(power - mains, TINY), 0, 1).T,
             clean_span_uv=clean_span.T,
-            traversals=(self._sum_inside(length) / clean_span).T,
-            trend_share=(np.abs(trend) / (third * self._size) / clean_span).T,
-            likeness=self._likeness(y, levels).T,
+            traversals=(path / clean_span).T,
+            trend_share=(self._trend(y) / clean_span).T,
+            likeness=np.clip((ym - ys * ms / n) / np.sqrt(varied), -1, 1).T,
         )
 
     def _blocks(self, x: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(x).reshape(len(x), -1, self._size)
 
-    def _changes(self, blocks: Measure) -> Measure:
-        """Return how far it is from each sample to the next; 0 after the last."""
-        flat = blocks.reshape(len(blocks), -1)
-        return self._blocks(np.abs(np.diff(flat, axis=1, append=flat[:, -1:])))
+    def _all_finite(self, finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        blocks = np.asarray(self._blocks(finite).all(axis=2))
+        return np.asarray(self._in_windows(blocks).all(axis=2).T)
 
     def _in_windows(self, blocks: NDArray[Any], per: int | None = None) -> NDArray[Any]:
         """Return shape ``(n_channels, n_windows, per)``: a copy, so that sums have one order."""
-        view = sliding_window_view(blocks, per or self._per, axis=1)[:, :: self._step]
-        return view.copy(order="C")
+        n_windows = (blocks.shape[1] - (per or self._per)) // self._step + 1
+        first = np.arange(0, n_windows * self._step, self._step)[:, None]
+        return np.take(blocks, first + np.arange(per or self._per), axis=1)
 
-    def _sum_inside(self, changes: Measure) -> Measure:
-        """Sum over each window without the change from its last sample to one beyond it."""
-        parts = self._in_windows(changes.sum(axis=2))
-        parts[..., -1] = changes[..., :-1].sum(axis=2)[:, self._per - 1 :: self._step]
-        return np.asarray(parts.sum(axis=2))
+    def _sums(self, *signals: Measure) -> list[Measure]:
+        """Sum each of some signals over each window; all at once, since calls cost more."""
+        parts = self._in_windows(np.concatenate([signal.sum(axis=2) for signal in signals]))
+        return _apart(parts.sum(axis=2), signals)
+
+    def _sums_inside(self, *changes: Measure) -> list[Measure]:
+        """Sum over each window, without the change from its last sample to one beyond it."""
+        stacked = np.concatenate(changes)
+        parts = self._in_windows(stacked.sum(axis=2))
+        parts[..., -1] = stacked[..., :-1].sum(axis=2)[:, self._per - 1 :: self._step]
+        return _apart(parts.sum(axis=2), changes)
+
+    def _most(self, *blocks: Measure) -> list[Measure]:
+        return _apart(self._in_windows(np.concatenate(blocks)).max(axis=2), blocks)
 
     def _most_inside(self, changes: Measure) -> Measure:
         parts = self._in_windows(changes.max(axis=2))
@@ -178,25 +207,25 @@ class WindowMeter:
         parts[..., -1] = inside[:, self._per - 1 :: self._step]
         return np.asarray(parts.max(axis=2))
 
+    def _changes(self, blocks: Measure) -> Measure:
+        """Return how far it is from each sample to the next; 0 after the last."""
+        flat = blocks.reshape(len(blocks), -1)
+        changes = np.zeros_like(flat)
+        np.abs(flat[:, 1:] - flat[:, :-1], out=changes[:, :-1])
+        return self._blocks(changes)
+
     def _mains_power(self, x: Measure, mean: Measure) -> Measure:
         """Return the mains' power in each window: the Fourier sum at their frequency."""
         parts = self._in_windows((x * self._phases).sum(axis=2)) * self._block_phases
         at_mains = parts.sum(axis=2) - mean * self._offset_leak
         return np.asarray(2 * (at_mains.real**2 + at_mains.imag**2) / self._window)
 
-    def _likeness(self, y: Measure, levels: Measure) -> Measure:
-        middle = np.median(y, axis=0, keepdims=True)
-        level = levels.sum(axis=2) / self._window
-        middle_level = self._in_windows(middle.sum(axis=2)).sum(axis=2) / self._window
-
-        def covariance(a: Measure, b: Measure, means: Measure) -> Measure:
-            products = self._in_windows((a * b).sum(axis=2)).sum(axis=2)
-            return np.asarray(products - self._window * means)
-
-        own = covariance(y, y, level * level)
-        theirs = covariance(middle, middle, middle_level * middle_level)
-        both = covariance(y, middle, level * middle_level)
-        return np.asarray(np.clip(both / np.sqrt(np.maximum(own * theirs, TINY)), -1, 1))
+    def _trend(self, y: Measure) -> Measure:
+        """Return how far it is from the mean of a window's first third to that of its last."""
+        levels = self._in_windows(y.sum(axis=2))
+        third = max(1, self._per // 3)
+        apart = levels[..., -third:].sum(axis=2) - levels[..., :third].sum(axis=2)
+        return np.asarray(np.abs(apart) / (third * self._size))
 
     def _flat_share(self, highs: Measure, lows: Measure) -> Measure:
         n = min(max(1, FLAT_SAMPLES // self._size), self._per)
@@ -212,3 +241,8 @@ class WindowMeter:
         at_top = self._in_windows(lows, self._per - n + 1) >= high[..., None] - slack
         at_bottom = self._in_windows(highs, self._per - n + 1) <= low[..., None] + slack
         return np.asarray((at_top | at_bottom).mean(axis=2))
+
+
+def _apart(stacked: Measure, parts: Sequence[Measure]) -> list[Measure]:
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    return np.split(stacked, ends)

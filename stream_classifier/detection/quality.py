@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
-from stream_classifier.detection.measures import Measures, WindowMeter
+from stream_classifier.detection.measures import Basics, Measures, WindowMeter
 from stream_classifier.signals import ChannelQuality, ChannelState
 
 RANGE_UV = 10_000.0
@@ -126,6 +126,16 @@ class Verdicts:
         return tuple(map(_state, self.poor[i].tolist(), self.fair[i].tolist()))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Newest:
+    """The newest window: ``(n_samples, n_channels)``, and what was said of each channel."""
+
+    raw: NDArray[np.float32]
+    filtered: NDArray[np.float32]
+    poor: NDArray[np.uint16]
+    fair: NDArray[np.uint16]
+
+
 class Gate:
     """Judges the windows of one stream, in order. Here: refuses only what can be no EEG at all.
 
@@ -141,7 +151,7 @@ class Gate:
     def __init__(self, meter: WindowMeter, *, limit_offset: bool) -> None:
         self._meter = meter
         self._limit_offset = limit_offset
-        self._newest: tuple[Measures, Verdicts] | None = None
+        self._newest: _Newest | None = None
 
     def restart(self, first_index: int) -> None:
         """Begin again after a gap."""
@@ -166,43 +176,42 @@ class Gate:
             ends: Absolute index of the sample after each window.
             gains: Shape ``(n_channels,)``.
         """
-        measures = self._meter.measure(raw, filtered)
-        verdicts = self._judge(measures, np.array(ends, dtype=np.int64)[:, None], gains)
-        self._newest = (measures, verdicts)
+        verdicts = self._judge(raw, filtered, np.array(ends, dtype=np.int64)[:, None], gains)
+        n = self._meter.window_samples
+        self._newest = _Newest(raw[-n:], filtered[-n:], verdicts.poor[-1], verdicts.fair[-1])
         return verdicts
 
     def latest(self, labels: Sequence[str], gains: Sequence[float]) -> tuple[ChannelQuality, ...]:
         """Say what the newest window was worth; nothing before the first one."""
-        if self._newest is None:
+        newest = self._newest
+        if newest is None:
             return ()
-        m, verdicts = self._newest
-        finite = m.finite[-1]
+        m = self._meter.measure(newest.raw, newest.filtered)
         return tuple(
             ChannelQuality(
                 label=label,
-                state=_state(poor, fair),
-                reasons=_words(poor) or _words(fair),
-                rms_uv=float(m.rms_uv[-1, i]) if finite[i] else math.nan,
-                mains_share=float(m.mains_share[-1, i]),
-                flat_share=float(m.flat_share[-1, i]),
-                railed_share=float(m.railed_share[-1, i]),
-                gain=gains[i],
+                state=_state(int(newest.poor[i]), int(newest.fair[i])),
+                reasons=_words(int(newest.poor[i])) or _words(int(newest.fair[i])),
+                rms_uv=float(m.rms_uv[0, i]) if m.finite[0, i] else math.nan,
+                mains_share=float(m.mains_share[0, i]),
+                flat_share=float(m.flat_share[0, i]),
+                railed_share=float(m.railed_share[0, i]),
+                gain=gain,
             )
-            for i, (label, poor, fair) in enumerate(
-                zip(labels, verdicts.poor[-1].tolist(), verdicts.fair[-1].tolist(), strict=True)
-            )
+            for i, (label, gain) in enumerate(zip(labels, gains, strict=True))
         )
 
     def _judge(
         self,
-        m: Measures,
+        raw: NDArray[np.float32],
+        filtered: NDArray[np.float32],  # noqa: ARG002 - not looked at
         ends: NDArray[np.int64],  # noqa: ARG002 - each window is judged by itself
         gains: NDArray[np.float32],  # noqa: ARG002 - there are none
     ) -> Verdicts:
-        poor = self._hard_limits(m)
+        poor = self._hard_limits(self._meter.basics(raw))
         return Verdicts(poor, np.zeros_like(poor))
 
-    def _hard_limits(self, m: Measures) -> NDArray[np.uint16]:
+    def _hard_limits(self, m: Basics) -> NDArray[np.uint16]:
         poor = _mask("not finite", ~m.finite) | _mask("flat", m.flat_share > 0)
         poor |= _mask("out of range", m.span_uv > RANGE_UV)
         if self._limit_offset:
@@ -239,7 +248,14 @@ class HeadGate(Gate):
         clear_from = np.maximum(self._clear_from, index + self._meter.window_samples)
         self._clear_from = np.where(channels, clear_from, self._clear_from)
 
-    def _judge(self, m: Measures, ends: NDArray[np.int64], gains: NDArray[np.float32]) -> Verdicts:
+    def _judge(
+        self,
+        raw: NDArray[np.float32],
+        filtered: NDArray[np.float32],
+        ends: NDArray[np.int64],
+        gains: NDArray[np.float32],
+    ) -> Verdicts:
+        m = self._meter.measure(raw, filtered)
         gain = np.maximum(gains.astype(np.float64), LOWEST_GAIN)
         span = m.clean_span_uv * gain  # (n_windows, n_channels), µV as the network sees them
         slow = m.traversals < RHYTHMIC

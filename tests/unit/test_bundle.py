@@ -18,18 +18,23 @@ from stream_classifier.bundle import (
     MAX_BYTES,
     MAX_PARAMETERS,
     AlarmSpec,
+    ConvSpec,
     FilterSpec,
+    GainSpec,
     NetworkSpec,
     Split,
     canonical_json,
+    default_bundle,
     load_bundle,
     save_bundle,
     shipped,
 )
 from stream_classifier.errors import BundleInvalidError
 
+FILTER = {"sos": [[1.0, 0.0, 0.0, 1.0, 0.0, 0.0]], "settle_s": 0.0, "describes": ""}
+
 # As small as the rules allow, so that every byte of it can be tried.
-SPEC = NetworkSpec(conv_channels=1, hidden=1)
+SPEC = NetworkSpec(stem=(ConvSpec(1, 8, 2), ConvSpec(1, 8, 2)), hidden=1)
 RNG = np.random.default_rng(0)
 PARTS = {
     "name": "tiny",
@@ -210,8 +215,10 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(folder, where):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"format": "stream_classifier/bundle/2"}, "format"),
-        ({"mode": "continuous"}, "mode"),
+        ({"format": "stream_classifier/bundle/1"}, "format"),
+        ({"format": "stream_classifier/bundle/3"}, "format"),
+        ({"mode": "sliding"}, "mode"),
+        ({"mode": None}, "mode"),
         ({"rate_hz": "178"}, "rate_hz"),
         ({"rate_hz": 0.0}, "a rate"),
         ({"window_samples": 7}, "a window"),
@@ -221,7 +228,16 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(folder, where):
         ({"name": "../../etc"}, "a name"),
         ({"class_names": ["seizure", "normal", "tumour"]}, "the classes"),
         ({"colour": "blue"}, "colour"),
-        ({"filters": [{"sos": [[1, 2]], "settle_s": 0.0, "describes": ""}]}, "six coefficients"),
+        ({"filters": [FILTER | {"sos": [[1, 2]]}]}, "six coefficients"),
+        ({"filters": [FILTER | {"mains_hz": "50"}]}, "mains_hz"),
+        ({"filters": [FILTER | {"order": 2}]}, "order"),
+        ({"gain": {"target_uv": 0.0}}, "target_uv must be above 0"),
+        ({"gain": {"target_uv": 40.0, "low": 2.0}}, "low <= 1 <= high"),
+        ({"gain": {"target_uv": 40.0, "adaptive": True}}, "adaptive"),
+        ({"network": {"stem": []}}, "1 to 8 convolutions"),
+        ({"network": {"stem": [{"channels": 1, "kernel": 8, "stride": 9}]}}, "stride"),
+        ({"network": {"stem": [{"channels": 1, "kernel": 8}]}}, r"stem\.0\.stride"),
+        ({"network": {"conv_channels": 24}}, "conv_channels"),
         ({"metrics": None}, "metrics"),
     ],
 )
@@ -288,6 +304,7 @@ def test_weights_that_are_no_safetensors_are_refused(folder, raw):
         (np.zeros((2, 32)), [[0, 0, 1]]),
         (np.zeros((0, 32)), np.zeros((0, 3))),
         (np.zeros((1, 31)), [[0, 0, 1]]),
+        (np.zeros((1, 33)), [[0, 0, 1]]),  # a longer one is for continuous mode
         (np.zeros((1, 32)), [[0, 0, 0.9]]),
         (np.zeros((1, 32)), [[-1, 1, 1]]),
         (np.full((1, 32), np.nan), [[0, 0, 1]]),
@@ -322,7 +339,9 @@ def test_a_split_that_contradicts_itself_is_refused(folder, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"conv_channels": 0},
+        {"stem": ()},
+        {"stem": (ConvSpec(1, 2, 1),) * 9},
+        {"stem": (ConvSpec(200, 8, 2), ConvSpec(200, 8, 2))},
         {"hidden": 0},
         {"hidden": 200},
         {"output_classes": (0, 1, 2, 2)},
@@ -335,11 +354,65 @@ def test_a_network_out_of_bounds_cannot_be_described(change):
         NetworkSpec(**change)
 
 
-def test_the_shipped_network_has_exactly_so_many_parameters():
+@pytest.mark.parametrize(
+    "values", [(0, 8, 2), (257, 8, 2), (1, 0, 0), (1, 65, 2), (1, 8, 0), (1, 8, 9), (-1, 8, 2)]
+)
+def test_a_convolution_out_of_range_cannot_be_described(values):
+    with pytest.raises(ValueError, match=r"1 to 256 channels|1 to its kernel"):
+        ConvSpec(*values)
+
+
+def test_the_default_network_has_exactly_so_many_parameters():
     conv = 24 * 2 * 8 + 24 + 24 * 24 * 8 + 24
     lstm = 4 * 64 * 24 + 4 * 64 * 64 + 4 * 64
     head = 5 * 3 * 64 + 5
     assert NetworkSpec().n_parameters == conv + lstm + head == 28_789 <= MAX_PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("stem", "stride", "receptive"),
+    [
+        ((ConvSpec(3, 8, 2), ConvSpec(3, 8, 2)), 4, 8 + 7 * 2),
+        ((ConvSpec(3, 8, 2), ConvSpec(4, 5, 2), ConvSpec(5, 3, 1)), 4, 8 + 4 * 2 + 2 * 4),
+        ((ConvSpec(3, 9, 3),), 3, 9),
+    ],
+)
+def test_a_stem_of_any_depth_is_described_layer_by_layer(stem, stride, receptive):
+    spec = NetworkSpec(stem=stem, hidden=6)
+    assert (spec.stride_samples, spec.receptive_samples) == (stride, receptive)
+    shapes = spec.weight_shapes
+    before = 2
+    for n, conv in enumerate(stem, start=1):
+        assert shapes[f"conv{n}.weight"] == (conv.channels, before, conv.kernel)
+        assert shapes[f"conv{n}.bias"] == (conv.channels,)
+        before = conv.channels
+    assert shapes["lstm.weight_ih"] == (24, before)
+    assert f"conv{len(stem) + 1}.weight" not in shapes
+    assert spec.n_parameters == sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_uv": 0.0},
+        {"target_uv": -40.0},
+        {"target_uv": float("nan")},
+        {"baseline_s": 0.0},
+        {"baseline_s": 3601.0},
+        {"low": 0.0},
+        {"low": 1.1},
+        {"high": 0.9},
+    ],
+)
+def test_a_gain_out_of_range_cannot_be_described(change):
+    with pytest.raises(ValueError, match=r"must be|expected"):
+        GainSpec(**({"target_uv": 40.0} | change))
+
+
+@pytest.mark.parametrize("count", [0, -1, 513])
+def test_an_alarm_needs_at_least_one_channel(count):
+    with pytest.raises(ValueError, match="channels_needed must be 1 to 512"):
+        replace(PARTS["alarm"], channels_needed=count)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +427,59 @@ def test_filters_travel_with_the_bundle(tmp_path):
     high_pass = FilterSpec(
         sos=((1.0, -2.0, 1.0, 1.0, -1.9, 0.9),), settle_s=1.5, describes="0.5 Hz high-pass"
     )
-    assert save_bundle(tmp_path / "filtered", **PARTS, filters=(high_pass,)).filters == (high_pass,)
+    notches = tuple(
+        FilterSpec(
+            sos=((1.0, 0.25, 1.0, 1.0, 0.25, 0.75),),
+            settle_s=0.2,
+            describes=f"{mains_hz:g} Hz notch",
+            mains_hz=mains_hz,
+        )
+        for mains_hz in (50.0, 60.0)
+    )
+    filters = (high_pass, *notches)
+    saved = save_bundle(tmp_path / "filtered", **PARTS, filters=filters)
+    assert load_bundle(saved.path).filters == filters
+
+
+def test_mode_gain_and_a_deep_stem_travel_with_the_bundle(tmp_path):
+    spec = NetworkSpec(stem=(ConvSpec(2, 4, 2), ConvSpec(3, 4, 1), ConvSpec(1, 3, 2)), hidden=2)
+    gain = GainSpec(target_uv=38.5, baseline_s=30.0, low=0.25, high=8.0)
+    alarm = replace(PARTS["alarm"], channels_needed=4)
+    weights = {
+        name: RNG.normal(size=shape).astype(np.float32)
+        for name, shape in spec.weight_shapes.items()
+    }
+    changes = {"network": spec, "weights": weights, "alarm": alarm}
+    made = save_bundle(tmp_path / "deep", **(PARTS | changes), mode="continuous", gain=gain)
+    loaded = load_bundle(made.path)
+    assert (loaded.mode, loaded.gain, loaded.network, loaded.alarm) == (
+        "continuous", gain, spec, alarm,
+    )  # fmt: skip
+    for name, values in weights.items():
+        np.testing.assert_array_equal(loaded.weights[name], values)
+
+
+def test_without_being_said_a_bundle_is_windowed_and_without_a_gain(saved):
+    assert (saved.mode, saved.gain, saved.alarm.channels_needed) == ("windowed", None, 1)
+
+
+@pytest.mark.parametrize("n_samples", [32, 100, 64 * 32])
+def test_a_continuous_bundle_may_test_itself_on_longer_stretches(tmp_path, n_samples):
+    stretches = RNG.normal(size=(3, n_samples)).astype(np.float32)
+    parts = PARTS | {
+        "selftest_windows": stretches,
+        "selftest_probabilities": np.float32([[0.25, 0.25, 0.5]] * 3),
+    }
+    made = save_bundle(tmp_path / "running", **parts, mode="continuous")
+    np.testing.assert_array_equal(load_bundle(made.path).selftest_windows, stretches)
+
+
+@pytest.mark.parametrize("n_samples", [31, 64 * 32 + 1])
+def test_a_self_test_stretch_of_another_length_is_refused(tmp_path, n_samples):
+    parts = PARTS | {"selftest_windows": np.zeros((1, n_samples), np.float32)}
+    with pytest.raises(BundleInvalidError, match="self-test windows of 32 to 2048 samples"):
+        save_bundle(tmp_path / "running", **parts, mode="continuous")
+    assert not (tmp_path / "running").exists()
 
 
 def test_saving_over_something_is_refused_unless_it_is_a_bundle_to_be_replaced(tmp_path):
@@ -392,13 +517,19 @@ def test_a_folder_called_like_a_shipped_bundle_is_reached_by_its_path(tmp_path, 
     assert load_bundle("bonn").digest != mine.digest
 
 
-@pytest.mark.parametrize("name", ["bonn", "bonn-rows"])
+def test_the_models_of_both_protocols_are_shipped():
+    assert {"bonn", "bonn-rows"} <= set(shipped())
+    assert default_bundle("dataset") == "bonn"
+    assert default_bundle("live") in shipped()
+
+
+@pytest.mark.parametrize("name", shipped())
 def test_the_shipped_bundles_are_sound_and_carry_their_papers(name):
-    assert name in shipped()
     bundle = load_bundle(name)
     assert bundle.name == name
-    assert bundle.filters == ()
     assert (bundle.rate_hz, bundle.window_samples, bundle.hop_samples) == (178.0, 120, 8)
+    assert bundle.hop_samples % bundle.network.stride_samples == 0
+    assert bundle.network.n_parameters <= MAX_PARAMETERS
     assert bundle.split.protocol == ("rows" if name == "bonn-rows" else "recordings")
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
     assert "Not a medical device" in card
@@ -406,6 +537,16 @@ def test_the_shipped_bundles_are_sound_and_carry_their_papers(name):
     attribution = (bundle.path / "ATTRIBUTION.md").read_text(encoding="utf-8")
     for word in ("Andrzejak", "10.34810/data490", "CC BY 4.0"):
         assert word in attribution
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_only_a_model_for_heads_filters_and_it_is_calibrated_and_knows_both_mains(name):
+    bundle = load_bundle(name)
+    if name.startswith("bonn"):  # the data set as published
+        assert (bundle.filters, bundle.gain) == ((), None)
+    else:
+        assert bundle.gain is not None
+        assert {50.0, 60.0} <= {f.mains_hz for f in bundle.filters}
 
 
 def test_who_must_act_depends_on_whose_bundle_it_is(folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 
 RATE_HZ = 178
 MINUTE = 60 * RATE_HZ
-PIECE = 100_000  # samples fed at once
+PIECE = 20_000  # samples fed at once
 
 MODELS = {
     "bonn, continuous": replace(load_bundle("bonn"), mode="continuous"),
@@ -61,8 +61,8 @@ def seizure_after(bundle, *before, hop=8, material):
     return engine.feed({handle: material.seizure})[handle][:, 0]
 
 
-# A day takes half a minute on an idle core, several on a busy one. No lanes side by side: it is
-# one state that must be carried through all of it.
+# A day takes some 12 s of processor time, on a busy machine minutes. No lanes side by side: it
+# is one state that must be carried through all of it.
 @pytest.mark.timeout(900)
 def test_a_seizure_after_24_hours_is_the_seizure_after_a_minute():
     bundle = MODELS.get("headset", MODELS["bonn, continuous"])
@@ -113,7 +113,7 @@ def test_after_a_gap_it_is_a_fresh_stream_to_the_bit_however_long_it_ran(bundle)
     material = Material(bundle)
     engine = make_engine(bundle, name="torch")
     handle = engine.open(1)
-    for _ in range(5):
+    for _ in range(25):
         engine.feed({handle: material.background(PIECE)})
     engine.reset(handle)
     again = engine.feed({handle: material.seizure})[handle][:, 0]

@@ -91,7 +91,9 @@ def test_every_window_of_every_run_can_be_drawn_and_no_other():
     runs = [3, 1, 1]
     expected = [(0, 3 * 178 - 119), (3 * 178, 59), (4 * 178, 59)]
     assert len(runs) == len(expected)
-    assert material.stretch_starts.tolist() == [s + n for s, count in expected for n in range(count)]
+    assert material.stretch_starts.tolist() == [
+        s + n for s, count in expected for n in range(count)
+    ]
 
 
 def test_drawing_is_repeatable_and_keeps_windows_with_their_labels():

@@ -75,6 +75,7 @@ def write_card(
         f"{conv.channels} channels (kernel {conv.kernel}, stride {conv.stride})"
         for conv in bundle.network.stem
     )
+    refit = _REFIT if recipe.refit else ""
     filters = "; ".join(f.describes for f in bundle.filters) or "none"
     return f"""\
 # Model card: {bundle.name} {bundle.version}
@@ -123,7 +124,7 @@ The same windows, changed before anything else; gain as it comes, without calibr
   (decay {recipe.ema_decay:g}) of epoch {trained.best.number} of {len(trained.history)}, \
 the best on validation (accuracy {trained.best.accuracy:.3f},
   macro F1 {trained.best.macro_f1:.3f}). Augmentation: {recipe.augmentation or "none"}.
-- Calibration: temperature {trained.temperature:.2f}, fitted on validation, part of the head.
+{refit}- Calibration: temperature {trained.temperature:.2f}, fitted on validation, part of the head.
 - Command: `{command}`
 
 ## When it alarms
@@ -140,6 +141,11 @@ the best on validation (accuracy {trained.best.accuracy:.3f},
 Code: MIT. Weights and self-test windows: made from data under CC BY 4.0; see `ATTRIBUTION.md`.
 """
 
+
+_REFIT: Final = """\
+- Then once more on training and validation side together, for as many epochs: nothing was chosen
+  after that.
+"""
 
 _WHAT: Final = {
     "windowed": """\

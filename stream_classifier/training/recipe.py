@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stream_classifier.bundle import Split
 
 WINDOW_SAMPLES: Final = 120
+HOP_SAMPLES: Final = 8
 
 NETWORK: Final = NetworkSpec(stem=(ConvSpec(32, 8, 2), ConvSpec(48, 8, 2), ConvSpec(48, 5, 1)))
 """A stem costs little, since overlapping windows share it; a larger LSTM is paid for by each."""
@@ -70,6 +71,8 @@ class Recipe:
         clip_norm: Largest norm of a gradient.
         ema_decay: Of the moving average of the weights; the average is what is kept.
         validation_draws: Random windows of each validation row, the same after every epoch.
+        refit: Whether to train once more, when all is chosen, on training and validation side
+            together, for as many epochs as were best.
 
     Raises:
         ValueError: If a number is out of range.
@@ -95,6 +98,7 @@ class Recipe:
     clip_norm: float = 1.0
     ema_decay: float = 0.998
     validation_draws: int = 4
+    refit: bool = False
 
     def __post_init__(self) -> None:
         counts = (
@@ -105,6 +109,10 @@ class Recipe:
             raise ValueError("counts of a recipe must be at least 1, its seed at least 0")
         if not (0 <= self.splice_share <= 1 and 0 <= self.ema_decay < 1 and self.learning_rate > 0):
             raise ValueError("expected splice_share 0..1, ema_decay 0..1, learning_rate above 0")
+        if HOP_SAMPLES % self.network.stride_samples:  # noticed only after the training otherwise
+            raise ValueError(f"the strides of the stem must multiply to a divisor of {HOP_SAMPLES}")
+        if self.network.receptive_samples >= WINDOW_SAMPLES:
+            raise ValueError(f"the stem must see less than a window of {WINDOW_SAMPLES} samples")
         if self.mode == "continuous" and self.stretch_samples < 2 * WINDOW_SAMPLES:
             raise ValueError(f"stretch_samples must be at least {2 * WINDOW_SAMPLES}")
 
@@ -203,69 +211,92 @@ def train(
     Raises:
         ConfigError: If the recipe needs longer contiguous signal than the training side has.
     """
-    is_windowed = recipe.mode == "windowed"
-    material = gather(
-        rows,
-        split_rows(rows, split.train),
-        stretch_samples=WINDOW_SAMPLES if is_windowed else recipe.stretch_samples,
-        prepare=front_end(recipe.signal).prepare,
-    )
+    material = _gather(rows, split.train, recipe)
     scaler = StandardScaler().fit(material.signal_uv.astype(np.float64)[:, None])
     mean_uv, std_uv = np.float32(scaler.mean_[0]), np.float32(scaler.scale_[0])
 
     with deterministic_torch(recipe.seed):
-        rng = np.random.default_rng(recipe.seed)
         network = StreamNetwork(recipe.network, window_samples=WINDOW_SAMPLES)
         validation = _Validation(rows, split, recipe=recipe, mean_uv=mean_uv, std_uv=std_uv)
-        average = copy.deepcopy(network).eval()
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        n_steps = -(-recipe.stretches_per_epoch // recipe.batch_stretches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=recipe.learning_rate, total_steps=recipe.epochs * n_steps
-        )
-        best, best_weights = Epoch(0, np.inf, 0.0, -1.0), average.state_dict()
         history: list[Epoch] = []
-        for number in range(1, recipe.epochs + 1):
-            network.train()
-            losses = []
-            for step in range(n_steps):
-                batch = _draw_batch(material, rng, recipe, mean_uv=mean_uv, std_uv=std_uv)
-                loss = _loss(network, batch, rng, recipe)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-                optimizer.step()
-                schedule.step()
-                _follow(average, network, n_done=(number - 1) * n_steps + step, recipe=recipe)
-                losses.append(loss.item())
-
+        best, best_weights = Epoch(0, np.inf, 0.0, -1.0), network.state_dict()
+        for number, loss, average in _fit(network, material, recipe, mean_uv, std_uv):
             logits = validation.logits(average)
             decided = class_log_probabilities(logits, recipe.network.output_classes).argmax(1)
             figures = summarise(count(validation.truth, decided.numpy()))
-            epoch = Epoch(number, float(np.mean(losses)), figures.accuracy, figures.macro_f1)
+            epoch = Epoch(number, loss, figures.accuracy, figures.macro_f1)
             history.append(epoch)
             on_epoch(epoch)
             if epoch.macro_f1 > best.macro_f1:
                 best, best_weights = epoch, copy.deepcopy(average.state_dict())
             elif number - best.number >= recipe.patience_epochs:
                 break
-
-        average.load_state_dict(best_weights)
+        network.load_state_dict(best_weights)
+        network.eval()
         temperature = fit_temperature(
-            validation.logits(average),
+            validation.logits(network),
             torch.from_numpy(validation.truth),
             recipe.network.output_classes,
         )
+        if recipe.refit:
+            everything = _gather(rows, (*split.train, *split.validation), recipe)
+            again = StreamNetwork(recipe.network, window_samples=WINDOW_SAMPLES)
+            for number, _, average in _fit(again, everything, recipe, mean_uv, std_uv):
+                if number == best.number:
+                    network = average
+                    break
     return Trained(
-        network=average,
+        network=network,
         mean_uv=float(mean_uv),
         std_uv=float(std_uv),
         temperature=temperature,
         best=best,
         history=tuple(history),
     )
+
+
+def _gather(
+    rows: SeizureRows, members: tuple[int, ...] | tuple[str, ...], recipe: Recipe
+) -> Material:
+    return gather(
+        rows,
+        split_rows(rows, members),
+        stretch_samples=WINDOW_SAMPLES if recipe.mode == "windowed" else recipe.stretch_samples,
+        prepare=front_end(recipe.signal).prepare,
+    )
+
+
+def _fit(
+    network: StreamNetwork,
+    material: Material,
+    recipe: Recipe,
+    mean_uv: np.float32,
+    std_uv: np.float32,
+) -> Iterator[tuple[int, float, StreamNetwork]]:
+    """Train a network; yield each epoch's number and mean loss, and the averaged network."""
+    rng = np.random.default_rng(recipe.seed)
+    average = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    n_steps = -(-recipe.stretches_per_epoch // recipe.batch_stretches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.epochs * n_steps
+    )
+    for number in range(1, recipe.epochs + 1):
+        network.train()
+        losses = []
+        for step in range(n_steps):
+            batch = _draw_batch(material, rng, recipe, mean_uv=mean_uv, std_uv=std_uv)
+            loss = _loss(network, batch, rng, recipe)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call] # torch's own annotation is missing
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+            optimizer.step()
+            schedule.step()
+            _follow(average, network, n_done=(number - 1) * n_steps + step, recipe=recipe)
+            losses.append(loss.item())
+        yield number, float(np.mean(losses)), average
 
 
 @dataclass(frozen=True, slots=True, eq=False)

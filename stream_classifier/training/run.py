@@ -29,7 +29,14 @@ from stream_classifier.training.card import ATTRIBUTION, write_card
 from stream_classifier.training.front_end import RATE_HZ, front_end
 from stream_classifier.training.material import split_data
 from stream_classifier.training.network import export_weights
-from stream_classifier.training.recipe import WINDOW_SAMPLES, Epoch, Recipe, Trained, train
+from stream_classifier.training.recipe import (
+    HOP_SAMPLES,
+    WINDOW_SAMPLES,
+    Epoch,
+    Recipe,
+    Trained,
+    train,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +45,6 @@ if TYPE_CHECKING:
     from stream_classifier.datasets import SeizureRows
     from stream_classifier.training.material import Protocol
 
-HOP_SAMPLES: Final = 8
 REPORT_SEED: Final = 0
 """Picks the windows of the figures on the card; the default seed of ``evaluate``."""
 

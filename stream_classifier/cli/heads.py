@@ -151,9 +151,10 @@ def _show(report: HeadsReport, people: People) -> None:
         for count, summary in by_count.items():
             table.add_row(f"{what}{count}", *_cells(summary))
     console.print(table)
-    for gain, scaled in figures["gain"].items():
+    for gain, scaled in {"1": figures, **figures["gain"]}.items():
         console.print(
-            f"x{gain}: {scaled['false_alarms']} false alarms, refused {scaled['refused_share']:.1%}"
+            f"x{gain}, after calibration: {scaled['after_calibration']['false_alarms']} false "
+            f"alarms, refused {scaled['after_calibration']['refused_share']:.1%}"
         )
     console.print("A mixed seizure is no seizure of a scalp: see docs/heads.md. For research only.")
 

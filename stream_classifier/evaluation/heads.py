@@ -170,6 +170,14 @@ class HeadsReport:
             "false_alarms_per_hour": n_alarms / self.hours,
             "false_alarms_per_hour_at_most": most,
             **_shares(background),
+            "after_calibration": {
+                "false_alarms": sum(
+                    alarm.raised_s > watched.calibrated_s
+                    for watched in background
+                    for alarm in watched.alarms
+                ),
+                "refused_share": _refused_after_calibration(background),
+            },
         }
 
     def _by_count(self, cases: Sequence[Case], *, with_chance: bool = False) -> dict[str, Any]:
@@ -218,11 +226,10 @@ class HeadsReport:
             before = unscaled[count]
             summary["difference_points"] = 100 * (summary["sensitivity"] - before["sensitivity"])
         now, before = self._false_alarms(gain), self._false_alarms(1.0)
-        return {
-            **now,
-            "refused_difference_points": 100 * (now["refused_share"] - before["refused_share"]),
-            "cases": cases,
-        }
+        after, plain = now["after_calibration"], before["after_calibration"]
+        after["false_alarms_difference"] = after["false_alarms"] - plain["false_alarms"]
+        after["refused_difference_points"] = 100 * (after["refused_share"] - plain["refused_share"])
+        return {**now, "cases": cases}
 
     def _of_person(self, number: int) -> dict[str, Any]:
         head, watched = self.heads[number], self.background[1.0][number]
@@ -487,6 +494,11 @@ def _shares(background: Sequence[Watched]) -> dict[str, float]:
         "no_signal_share": sum(int(w.refused.all(axis=1).sum()) for w in background) / n_windows,
         "calibrating_share": sum(int(w.calibrating.sum()) for w in background) / n_windows,
     }
+
+
+def _refused_after_calibration(background: Sequence[Watched]) -> float:
+    refused = np.concatenate([w.refused[~w.calibrating].ravel() for w in background])
+    return float(refused.mean()) if refused.size else 0.0
 
 
 def _onsets(head: Head, watched: Watched, bundle: Bundle) -> NDArray[np.float64]:

@@ -281,6 +281,18 @@ def test_a_detection_that_the_background_makes_by_itself_is_told(bonn):
     assert found["cases"]["1"]["alarms_without_the_seizure"] == 1  # of a, not of b
 
 
+def test_an_alarm_during_the_calibration_is_a_false_alarm_but_none_of_after_it(bonn):
+    one = invented(bonn, detected=([True], [True]), alarms=((0.1, 0.2), (0.3, 0.4)))
+    first = one.background[1.0][0]
+    calibrating = first.at_s < 0.2
+    one.background[1.0] = (
+        dataclasses.replace(first, calibrating=calibrating), *one.background[1.0][1:],
+    )  # fmt: skip
+    figures = one.as_json()
+    assert figures["false_alarms"] == 2
+    assert figures["after_calibration"]["false_alarms"] == 1
+
+
 def test_refused_time_is_told_by_channel_and_as_no_signal_at_all(bonn):
     figures = invented(bonn, detected=([True], [True]), refused=4).as_json()
     assert figures["refused_share"] == pytest.approx(0.2)

@@ -60,11 +60,12 @@ others are: an electrode that jumps."""
 DRIFT_UV, DRIFT_SHARE, DRIFT_TRAVERSALS = 250.0, 0.6, 1.8
 """A window that is one slow ramp, also when the filters ring behind something large."""
 
-MAINS_SHARE = 0.9
-"""Hum of three times the EEG: no notch saves it, and an electrode is probably off."""
+MAINS_SHARE = 0.99
+"""Hum of ten times the EEG: an electrode is probably off. Three to four times are usual on
+amplifiers without a notch of their own, and the bundle's filters take that out."""
 
 MUSCLE_SHARE, MUSCLE_UV = 0.3, 150.0
-"""Mostly fast (of white noise the half is), and that large (rms, with the gain)."""
+"""Mostly fast (of white noise the half is), and that large (rms without mains, with the gain)."""
 
 RAILED_SHARE = 0.25
 
@@ -268,6 +269,7 @@ class HeadGate(Gate):
             alone = (span > EVERYWHERE_UV) & (span > ALONE * middle)
             alone |= slow & (span > LARGE_UV / 2) & (span > SLOW_ALONE * middle)
         ramp = (m.trend_share > DRIFT_SHARE) & (m.traversals < DRIFT_TRAVERSALS)
+        rms = m.rms_uv * np.sqrt(1 - m.mains_share) * gain
         jump = (m.step_share > POP_SHARE) & (m.step_crest > POP_CREST)
         poor = (
             self._hard_limits(m)
@@ -277,7 +279,7 @@ class HeadGate(Gate):
             | _mask("drift", ramp & (span > DRIFT_UV))
             | _mask("alone", alone)
             | _mask("motion", motion)
-            | _mask("muscle", (m.fast_share > MUSCLE_SHARE) & (m.rms_uv * gain > MUSCLE_UV))
+            | _mask("muscle", (m.fast_share > MUSCLE_SHARE) & (rms > MUSCLE_UV))
         )
         return Verdicts(self._held(poor, ends), self._fair(m, span, slow=slow))
 

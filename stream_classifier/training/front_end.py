@@ -27,7 +27,8 @@ NOTCH_Q: Final = 10.0
 """A notch 5 to 6 Hz wide: wide enough for a mains frequency that drifts, and quick to settle."""
 
 SETTLE_S: Final = 1.0
-"""The 0.5 Hz high-pass has forgotten 96% of a step by then."""
+"""The 0.5 Hz high-pass has forgotten 85% of a step by then (95% after 1.4 s); it starts in steady
+state, so that what is left is a small sway and not the step of an electrode's offset."""
 
 GAIN: Final = GainSpec(target_uv=40.0)
 """The robust deviation of the data set's background, filtered, has a median of about 40 µV."""

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_classifier.datasets import SeizureRows, load_rows
+from stream_classifier.errors import ConfigError
 from stream_classifier.evaluation.windows import split_rows
-from stream_classifier.training.material import gather, split_data
+from stream_classifier.training.material import VALIDATION_SHARE, gather, split_data, split_folds
 
 
 def invented_rows(seed=0):
@@ -58,6 +59,66 @@ def test_a_split_depends_on_its_seed_and_on_nothing_else():
     first = split_data(ROWS, protocol="recordings", seed=1)
     assert split_data(ROWS, protocol="recordings", seed=1) == first
     assert split_data(ROWS, protocol="recordings", seed=2).test != first.test
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5, 7, 100])
+def test_every_recording_is_tested_once_and_in_no_other_part_of_its_fold(n_folds):
+    folds = split_folds(ROWS, n_folds=n_folds, seed=3)
+    assert len(folds) == n_folds
+    assert sorted(key for fold in folds for key in fold.test) == sorted(ROWS.keys)
+    for fold in folds:
+        assert (fold.protocol, fold.seed, fold.data_digest) == ("recordings", 3, "invented")
+        everything = (*fold.train, *fold.validation, *fold.test)
+        assert len(everything) == len(set(everything)) == 500
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 5, 7, 100])
+def test_every_side_of_every_fold_has_each_label_in_equal_parts_within_one(n_folds):
+    for fold in split_folds(ROWS, n_folds=n_folds, seed=3):
+        for side in (fold.train, fold.validation, fold.test):
+            counts = np.bincount([ROWS.label_of(key) for key in side], minlength=6)[1:]
+            assert np.ptp(counts) <= 1
+            assert counts.min() >= 1
+        n_rest = 500 - len(fold.test)
+        assert len(fold.validation) == pytest.approx(VALIDATION_SHARE * n_rest, abs=3)
+
+
+def test_folds_depend_on_their_seed_and_choose_on_other_recordings_each():
+    folds = split_folds(ROWS, n_folds=5, seed=1)
+    assert split_folds(ROWS, n_folds=5, seed=1) == folds
+    assert split_folds(ROWS, n_folds=5, seed=2)[0].test != folds[0].test
+    # No recording only ever chooses: each is trained on in some fold.
+    assert set().union(*(fold.train for fold in folds)) == set(ROWS.keys)
+    assert len({fold.validation for fold in folds}) == 5
+
+
+@pytest.mark.parametrize("n_folds", [-1, 0, 1, 101])
+def test_folds_that_cannot_be_are_refused(n_folds):
+    with pytest.raises(ConfigError, match=rf"folds {n_folds}: expected 2 to 100.* Try: --folds 5"):
+        split_folds(ROWS, n_folds=n_folds, seed=0)
+
+
+def test_runs_are_prepared_one_by_one():
+    seen = []
+
+    def halve(run):
+        seen.append(len(run))
+        return run[::2]
+
+    numbers = np.concatenate([ROWS.rows_of("V7")[[0, 1, 2, 5]], ROWS.rows_of("V8")])
+    material = gather(ROWS, numbers, stretch_samples=120, prepare=halve)
+    assert sorted(seen) == [178, 3 * 178, 23 * 178]
+    assert len(material.signal_uv) == sum(seen) // 2
+    # The run of one row is too short by then.
+    assert len(material.stretch_starts) == (3 * 89 - 119) + (23 * 89 - 119)
+    starts, length = material.stretch_starts, len(material.signal_uv)
+    assert starts.min() >= 0
+    assert starts.max() + 120 <= length
+
+
+def test_stretches_longer_than_any_run_are_refused():
+    with pytest.raises(ConfigError, match=r"stretch_samples 535: .* 534 samples\. Try: a smaller"):
+        gather(ROWS, ROWS.rows_of("V7")[[0, 1, 2, 5]], stretch_samples=535)
 
 
 def test_keys_that_look_alike_are_different_recordings():

@@ -1,4 +1,4 @@
-"""A small table that is shaped like the data set, and sides to match."""
+"""Small tables that are shaped like the data set, and sides to match."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import pytest
 
 from stream_classifier.datasets import SeizureRows
 
-N_RECORDINGS = 50  # ten of each label
 
-
-def noise_table(seed: int = 0) -> SeizureRows:
+def noise_table(n_recordings: int, *, seed: int = 0) -> SeizureRows:
     """Recordings of noise whose labels differ in amplitude."""
     rng = np.random.default_rng(seed)
-    labels = np.repeat(np.tile(np.arange(1, 6), N_RECORDINGS // 5), 23)
+    labels = np.repeat(np.tile(np.arange(1, 6), n_recordings // 5), 23)
     scale = np.array([0, 400, 200, 100, 50, 25])[labels]
     return SeizureRows(
         values=(rng.normal(size=(len(labels), 178)) * scale[:, None]).astype(np.int16),
         labels=labels.astype(np.int8),
-        recordings=np.repeat([f"V{n}" for n in range(N_RECORDINGS)], 23),
-        chunks=np.tile(np.arange(1, 24), N_RECORDINGS).astype(np.int8),
+        recordings=np.repeat([f"V{n}" for n in range(n_recordings)], 23),
+        chunks=np.tile(np.arange(1, 24), n_recordings).astype(np.int8),
         digest="noise",
     )
 
@@ -27,7 +25,13 @@ def noise_table(seed: int = 0) -> SeizureRows:
 @pytest.fixture(scope="session")
 def noise_rows() -> SeizureRows:
     """50 recordings, each of one amplitude."""
-    return noise_table()
+    return noise_table(50)
+
+
+@pytest.fixture(scope="session")
+def few_noise_rows() -> SeizureRows:
+    """20 recordings, four of each label."""
+    return noise_table(20)
 
 
 @pytest.fixture(scope="module")

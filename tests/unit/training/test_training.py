@@ -453,9 +453,13 @@ def test_train_refuses_a_name_that_cannot_be_a_topic(tmp_path, capsys):
 
 
 @pytest.mark.dataset
+@pytest.mark.timeout(600)  # half an hour of held-out signal through the detector, several times
 def test_train_writes_a_bundle_that_evaluate_scores_the_same(data_folder, tmp_path, capsys):
-    out = tmp_path / "mine"
+    out, recipe = tmp_path / "mine", tmp_path / "small.toml"
+    stem = "[{channels = 3, kernel = 8, stride = 2}, {channels = 3, kernel = 8, stride = 2}]"
+    recipe.write_text(f"stretches_per_epoch = 640\n[network]\nstem = {stem}\nhidden = 4\n")
     arguments = ["train", "--out", str(out), "--epochs", "1", "--data", str(data_folder), "--json"]
+    arguments += ["--recipe", str(recipe)]
     assert main(arguments) == 0
     trained = json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(out), "--data", str(data_folder), "--json"]) == 0

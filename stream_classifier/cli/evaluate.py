@@ -127,21 +127,21 @@ def _show(scored: Scored, *, title: str) -> None:
         table.add_row(name, f"{value:.3f}", f"{low:.3f} to {high:.3f}")
     low, high = calibration.intervals["ece"]
     table.add_row("calibration error", f"{calibration.ece:.3f}", f"{low:.3f} to {high:.3f}")
-    averaged = scored.averaged
-    table.add_row(
-        "all windows of a row averaged",
-        f"accuracy {averaged.accuracy:.3f}, macro F1 {averaged.macro_f1:.3f}",
-    )
-    for line in scored.smoothed[1:]:
-        table.add_row(
-            f"decisions averaged over {line.smoothing_s:g} s",
-            f"accuracy {line.figures.accuracy:.3f}, macro F1 {line.figures.macro_f1:.3f}",
-        )
     counts = Table("truth", *(f"decided {name}" for name in CLASS_NAMES), title="windows")
     for name, row in zip(CLASS_NAMES, scored.report.confusion.tolist(), strict=True):
         counts.add_row(name, *map(str, row))
     console = Console()
     console.print(table, counts)
+    averaged = scored.averaged
+    console.print(
+        f"all windows of a row averaged: accuracy {averaged.accuracy:.3f}, "
+        f"macro F1 {averaged.macro_f1:.3f}"
+    )
+    for line in scored.smoothed[1:]:
+        console.print(
+            f"decisions averaged over {line.smoothing_s:g} s: accuracy "
+            f"{line.figures.accuracy:.3f}, macro F1 {line.figures.macro_f1:.3f}"
+        )
     if (streaming := scored.streaming) is not None:
         bound = streaming.intervals()["false_alarms_per_hour"][1]
         median = streaming.latency_s(0.5)

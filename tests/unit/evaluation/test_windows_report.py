@@ -158,8 +158,10 @@ def test_evaluate_prints_one_object_with_exactly_these_fields(data_folder, capsy
     arguments = ["evaluate", "--protocol", protocol, "--seed", "3", "--json"]
     assert main([*arguments, "--data", str(data_folder)]) == 0
     said = json.loads(capsys.readouterr().out)
+    whole = {"smoothed", "streaming", "events"} if protocol == "recordings" else set()
     assert set(said) == {"protocol", "n_windows", "accuracy", "macro_f1", "recall", "f1",
-                         "confusion", "seed", "bundle"}  # fmt: skip
+                         "confusion", "seed", "bundle", "interval", "averaged",
+                         "calibration"} | whole  # fmt: skip
     assert (said["protocol"], said["n_windows"], said["seed"]) == (protocol, n, 3)
     assert set(said["recall"]) == set(said["f1"]) == {"seizure", "tumour", "normal"}
     assert np.sum(said["confusion"]) == n

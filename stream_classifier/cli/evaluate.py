@@ -44,6 +44,9 @@ def evaluate(
         typer.Option(help="How the data was split. Default: the bundle's own; recordings."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Picks the window of each row.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without the timeline, which takes most of the time.")
+    ] = False,
     data: DataOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     recordings: Annotated[
@@ -105,7 +108,12 @@ def evaluate(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task("windows, recordings, timeline", total=len(numbers) * _ROW_S)
         scored = score_bundle(
-            model, rows, numbers, seed=seed, on_played_s=lambda s: progress.advance(bar, s)
+            model,
+            rows,
+            numbers,
+            seed=seed,
+            with_timeline=not quick,
+            on_played_s=lambda s: progress.advance(bar, s),
         )
     if as_json:
         print(json.dumps({"protocol": split_by, **scored.as_json(), "bundle": model.digest}))

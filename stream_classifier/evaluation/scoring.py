@@ -109,8 +109,9 @@ class Scored:
                 for name in ("ece", "brier", "ece_seizure", "brier_seizure", "intervals")
             },
         }
-        if self.streaming is not None:
+        if self.decided:
             out["smoothed"] = {f"{s.smoothing_s:g}": s.as_json() for s in self.smoothed}
+        if self.streaming is not None:
             out["streaming"] = self.streaming.as_json()
             out["events"] = self._events()
         return out

@@ -173,7 +173,7 @@ def test_evaluate_prints_one_object_with_exactly_these_fields(data_folder, capsy
 def test_the_shipped_models_are_as_good_as_is_claimed(data_folder, capsys, seed):
     figures = {}
     for protocol in ("rows", "recordings"):
-        arguments = ["evaluate", "--protocol", protocol, "--seed", str(seed), "--json"]
+        arguments = ["evaluate", "--protocol", protocol, "--seed", str(seed), "--quick", "--json"]
         assert main([*arguments, "--data", str(data_folder)]) == 0
         figures[protocol] = json.loads(capsys.readouterr().out)
     # The published figures of this split: recalls 0.966, 0.652, 0.871, seizure F1 0.97.
@@ -188,7 +188,7 @@ def test_the_shipped_models_are_as_good_as_is_claimed(data_folder, capsys, seed)
 def test_the_card_s_figures_are_what_evaluate_prints(data_folder, capsys):
     for name in ("bonn", "bonn-rows"):
         bundle = load_bundle(name)
-        assert main(["evaluate", name, "--data", str(data_folder), "--json"]) == 0
+        assert main(["evaluate", name, "--quick", "--data", str(data_folder), "--json"]) == 0
         said = json.loads(capsys.readouterr().out)
         assert said["accuracy"] == pytest.approx(bundle.metrics["accuracy"], abs=1e-3)
         assert said["macro_f1"] == pytest.approx(bundle.metrics["macro_f1"], abs=1e-3)
@@ -196,7 +196,7 @@ def test_the_card_s_figures_are_what_evaluate_prints(data_folder, capsys):
 
 @pytest.mark.dataset
 def test_evaluate_for_people_shows_counts_and_intervals(data_folder, capsys):
-    assert main(["evaluate", "bonn", "--data", str(data_folder)]) == 0
+    assert main(["evaluate", "bonn", "--quick", "--data", str(data_folder)]) == 0
     shown = capsys.readouterr().out
     for words in ("recall.seizure", "95% interval, by recording", "decided tumour",
                   "not a split by person"):  # fmt: skip
@@ -231,7 +231,7 @@ def test_evaluate_needs_no_torch(data_folder):
         "import sys; sys.modules['torch'] = sys.modules['sklearn'] = None; "
         "from stream_classifier.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    arguments = ["evaluate", "--data", str(data_folder), "--json"]
+    arguments = ["evaluate", "--quick", "--data", str(data_folder), "--json"]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from stream_classifier.signals import CLASS_NAMES
+from stream_classifier.training.calibration import LATENCY_BUDGET_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -266,6 +267,6 @@ def _alarms(bundle: Bundle, trials: Sequence[AlarmTrial]) -> str:
     return (
         f"{said}Smoothing, persistence and threshold were chosen from {len(trials)} rules on a "
         "timeline of the validation\nrecordings: fewest false alarms and missed seizures, then, "
-        "within a median latency of 1.4 s, fewest false alarms\nat a lower threshold, then the "
+        f"within a median latency of {LATENCY_BUDGET_S:g} s, fewest false alarms\nat a lower threshold, then the "
         "longest look."
     )

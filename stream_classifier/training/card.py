@@ -267,6 +267,6 @@ def _alarms(bundle: Bundle, trials: Sequence[AlarmTrial]) -> str:
     return (
         f"{said}Smoothing, persistence and threshold were chosen from {len(trials)} rules on a "
         "timeline of the validation\nrecordings: fewest false alarms and missed seizures, then, "
-        f"within a median latency of {LATENCY_BUDGET_S:g} s, fewest false alarms\nat a lower threshold, then the "
-        "longest look."
+        f"within a median latency of {LATENCY_BUDGET_S:g} s, fewest false alarms\n"
+        "at a lower threshold, then the longest look."
     )

@@ -54,9 +54,11 @@ class Story:
             *("--source-id", self.source_id),
         )
 
-    def pipeline(self, *more):
+    def pipeline(self, *more, bundle="bonn"):
+        """The classifier; the device plays the data set's recordings, so with their bundle."""
         return self._start(
             *("run", "--source-id", self.source_id, "--wait", "30", "--json"),
+            *(("--bundle", bundle) if bundle else ()),
             *("--broker", self.broker.url, "--stream", "bed3"),
             *("--set", f"outbox.path={self.outbox}", "--set", "alarm.refractory_s=4", *more),
         )
@@ -110,6 +112,17 @@ def test_a_seizure_becomes_an_alert_and_the_alert_has_an_end(story):
     assert pipeline.stop() == 0
     assert story.until_now("status", lambda m: m == "stopped")
     assert '"windows"' in pipeline.printed
+
+
+def test_a_live_stream_gets_the_model_for_heads_and_says_that_it_calibrates(story):
+    story.device()
+    story.pipeline(bundle=None)
+    calibrating = story.until_now("alert", lambda m: m["signal"] == "calibrating")
+    assert calibrating["state"] == "ok"  # the alarm is live meanwhile
+    (info,) = story.heard("info")
+    assert info["model"]["sha256"] == load_bundle("headset").digest
+    quality = story.until("quality", lambda m: m["channels"])
+    assert {channel["gain"] for channel in quality["channels"]} == {1.0}
 
 
 def test_a_device_that_dies_is_said_at_once_and_its_return_is_noticed(story):

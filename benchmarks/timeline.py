@@ -138,7 +138,11 @@ def _draw(timeline: _Timeline, bundle: Any, path: Path) -> None:
     for i, event in enumerate(e for e in events if e.type is EventType.ENDED):
         label = "alert ended" if i == 0 else None
         probability.plot(event.at_s, event.p, "s", color="#047857", markersize=6, label=label)
-    probability.set(ylabel=f"p(seizure), {bundle.alarm.smoothing_s:g} s mean", xlabel="time (s)", ylim=(-0.04, 1.08))
+    probability.set(
+        ylabel=f"p(seizure), {bundle.alarm.smoothing_s:g} s mean",
+        xlabel="time (s)",
+        ylim=(-0.04, 1.08),
+    )
     probability.set_xlim(0, t[-1])
     probability.legend(loc="center right", fontsize=8, framealpha=0.9)
     figure.suptitle(

@@ -6,9 +6,9 @@ only, so they are done once, whatever reads them. Then, step by step (4 samples 
 *Windowed.* Every window starts from a zero state, so overlapping windows cannot share a state.
 But the work of a window need not be done at its end: each stream keeps one LSTM state for every
 window that has begun (a *slot*), and each step advances all of them at once. A window is
-finished at its last sample with one step to do, not 25, and its slot is taken by the next one.
+finished at its last sample with one step to do, not 21, and its slot is taken by the next one.
 
-    step of 4 samples   0 1 2 3 4 5 6 ...                 24 25 26
+    step of 4 samples   0 1 2 3 4 5 6 ...                 20 21 22
     window 0, slot 0    x x x x x x x ...                  x
     window 1, slot 1        x x x x x ...                  x  x  x
     window 2, slot 2            x x x ...                  x  x  x

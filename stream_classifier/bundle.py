@@ -12,10 +12,10 @@ writes, so that any changed byte in any file is refused. That detects damage and
 not prove who made a bundle: whoever can write the folder can also write new digests.
 
 Weights are laid out as in PyTorch, gates in the order i, f, g, o (C channels, K kernel, H hidden
-units): ``conv1.weight`` (C, 2, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and so
-on,
-``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one),
-``head.weight`` (outputs, 3H; over the last, mean and maximal hidden state), ``head.bias``.
+units): ``conv1.weight`` (C, features, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and
+so on, ``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one), for
+a second layer ``lstm2.weight_ih`` (4H, H) and so on, ``head.weight`` (outputs, 3H; over the last,
+mean and maximal state of the last layer), ``head.bias``.
 """
 
 from __future__ import annotations
@@ -92,14 +92,17 @@ class ConvSpec:
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """The shape of the network: a stem of unpadded convolutions, an LSTM, a head.
+    """The shape of the network: features, a stem of unpadded convolutions, an LSTM, a head.
 
     Attributes:
-        stem: The convolutions, first to last.
-        hidden: Units of the LSTM.
+        stem: The convolutions, first to last; none at all gives the LSTM each sample's features.
+        hidden: Units of each layer of the LSTM.
         outputs: Classes that the head tells apart.
         output_classes: For each output the index, in ``CLASS_NAMES``, of the class that its
             probability counts for.
+        layers: Layers of the LSTM, each fed with the states of the one below.
+        features: What is made of a z-score z: ``asinh``: asinh(4 z) / 2 and asinh(16 dz) / 2, where
+            dz is its difference from the sample before; ``raw``: z itself.
 
     Raises:
         ValueError: If a number is out of range, or the outputs do not cover the classes.
@@ -111,10 +114,14 @@ class NetworkSpec:
     hidden: int = 64
     outputs: int = 5
     output_classes: tuple[int, ...] = (0, 1, 2, 2, 2)
+    layers: int = 1
+    features: Literal["asinh", "raw"] = "asinh"
 
     def __post_init__(self) -> None:
-        if not (0 < len(self.stem) <= 8 and 0 < self.hidden <= 256):
-            raise ValueError("the stem must have 1 to 8 convolutions, hidden must be 1 to 256")
+        if not (len(self.stem) <= 8 and 0 < self.hidden <= 256 and 0 < self.layers <= 8):
+            raise ValueError(
+                "expected at most 8 convolutions, 1 to 256 hidden units, 1 to 8 layers"
+            )
         if len(self.output_classes) != self.outputs or self.outputs > 64:
             raise ValueError("output_classes must have one entry for each of up to 64 outputs")
         if set(self.output_classes) != set(range(len(CLASS_NAMES))):
@@ -123,13 +130,23 @@ class NetworkSpec:
             raise ValueError(f"{self.n_parameters:,} parameters, at most {MAX_PARAMETERS:,}")
 
     @property
+    def n_features(self) -> int:
+        """Numbers made of each sample."""
+        return 2 if self.features == "asinh" else 1
+
+    @property
+    def before_samples(self) -> int:
+        """Samples before the first that a step covers which count, too: for the difference."""
+        return 1 if self.features == "asinh" else 0
+
+    @property
     def stride_samples(self) -> int:
         """Samples from one step of the LSTM to the next."""
         return math.prod(conv.stride for conv in self.stem)
 
     @property
     def receptive_samples(self) -> int:
-        """Samples that one step of the stem sees, without the one before, for the difference."""
+        """Samples that one step covers, without the one before, for the difference."""
         covered, stride = 1, 1
         for conv in self.stem:
             covered += (conv.kernel - 1) * stride
@@ -137,18 +154,25 @@ class NetworkSpec:
         return covered
 
     @property
+    def layer_names(self) -> tuple[str, ...]:
+        """What the weights of each layer of the LSTM begin with, first to last."""
+        return ("lstm", *(f"lstm{n}" for n in range(2, self.layers + 1)))
+
+    @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight."""
         shapes: dict[str, tuple[int, ...]] = {}
-        C, H = 2, self.hidden
+        C, H = self.n_features, self.hidden
         for number, conv in enumerate(self.stem, start=1):
             shapes[f"conv{number}.weight"] = (conv.channels, C, conv.kernel)
             shapes[f"conv{number}.bias"] = (conv.channels,)
             C = conv.channels
+        for layer in self.layer_names:
+            shapes[f"{layer}.weight_ih"] = (4 * H, C)
+            shapes[f"{layer}.weight_hh"] = (4 * H, H)
+            shapes[f"{layer}.bias"] = (4 * H,)
+            C = H
         return shapes | {
-            "lstm.weight_ih": (4 * H, C),
-            "lstm.weight_hh": (4 * H, H),
-            "lstm.bias": (4 * H,),
             "head.weight": (self.outputs, 3 * H),
             "head.bias": (self.outputs,),
         }

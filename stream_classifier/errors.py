@@ -9,6 +9,7 @@
     * DownloadError
   * SignalError                      1  the samples are not what was promised
     * ShapeError
+    * NotFiniteError
     * SamplesExpiredError
     * CalibrationError               a person looks at the electrodes
   * SourceError                      4  the amplifier, or the network to it
@@ -124,6 +125,16 @@ class ShapeError(SignalError, ValueError):
         super().__init__(f"expected samples of shape {expected}, got {actual}")
         self.expected = expected
         self.actual = actual
+
+
+class NotFiniteError(SignalError, ValueError):
+    """A sample is NaN or infinite where only numbers may be."""
+
+    def __init__(self, *, where: str, found: str) -> None:
+        super().__init__(
+            f"{where}: expected a finite number, found {found}. Try: put a number in its place, and "
+            "decide on no window that holds it, or reset the stream as after a gap"
+        )
 
 
 class SamplesExpiredError(SignalError, LookupError):

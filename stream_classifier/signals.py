@@ -236,9 +236,14 @@ class Engine(Protocol):
     """The LSTM over sliding windows, for any number of streams.
 
     Results do not depend on how samples are cut, nor on which other streams share
-    the engine. Not thread-safe: one thread feeds one engine.
+    the engine. Not thread-safe: one thread feeds one engine. What is refused changes nothing.
+
+    Attributes:
+        name: Which engine it is, and where it runs, for people: ``native (AVX-512)``.
+        hop_samples: Samples from one window to the next.
     """
 
+    name: str
     hop_samples: int
 
     def open(self, n_channels: int) -> int:
@@ -262,5 +267,30 @@ class Engine(Protocol):
         Returns:
             By handle, shape ``(n_windows, n_channels, n_classes)``, softmax probabilities,
             oldest window first.
+
+        Raises:
+            KeyError: If there is no such stream.
+            ShapeError: If the channels do not match.
+            NotFiniteError: If a sample is NaN or infinite.
+        """
+        ...
+
+    def catch_up(self) -> None:
+        """Do what ``feed`` put off so as to decide sooner. The next ``feed`` would, too."""
+        ...
+
+    def snapshot(self, stream: int) -> bytes:
+        """Return all that a stream carries; ``restore`` makes it go on from there.
+
+        Raises:
+            KeyError: If there is no such stream.
+        """
+        ...
+
+    def restore(self, snapshot: bytes) -> int:
+        """Add a stream that goes on from a snapshot, of whatever engine. Returns its handle.
+
+        Raises:
+            EngineError: If the snapshot is damaged, or of another bundle, mode or hop.
         """
         ...

@@ -25,34 +25,17 @@ slot follows from its number alone.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from stream_classifier.bundle import Bundle, NetworkSpec
+from stream_classifier.bundle import Bundle
 from stream_classifier.detection.scaler import FrozenScaler
-from stream_classifier.errors import EngineError, ShapeError
+from stream_classifier.engines.plan import Plan, check_samples
+from stream_classifier.engines.snapshot import StreamState, pack, unpack
+from stream_classifier.errors import ShapeError
 
 F32 = NDArray[np.float32]
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """What one stream carries from step to step; L lanes (channels), S states, H units."""
-
-    n_lanes: int
-    n_skipped: int  # samples of this run that no step covers, left out so far
-    previous: F32  # (L,) the last z-score taken, for the difference
-    waiting: list[F32]  # by convolution, (n, L, C): inputs that its next outputs need
-    n_steps: int  # steps of this run done
-    h: F32  # (L, S, H)
-    c: F32  # (L, S, H)
-    h_sum: F32  # (L, S, H) windowed: over the steps of the window so far
-    h_max: F32  # (L, S, H)
-    past: list[F32] = field(default_factory=list)  # continuous: h of the last window's steps
 
 
 class ReferenceEngine:
@@ -66,19 +49,17 @@ class ReferenceEngine:
             at most the window.
 
     Raises:
-        EngineError: If the hop does not fit.
+        EngineError: If the hop or the weights do not fit the network.
     """
+
+    name = "reference (numpy)"
 
     def __init__(self, bundle: Bundle, *, hop_samples: int) -> None:
         net = bundle.network
-        check_hop(net, hop_samples=hop_samples, window_samples=bundle.window_samples)
         self.hop_samples = hop_samples
+        self._bundle = bundle
         self._net = net
-        self._is_windowed = bundle.mode == "windowed"
-        self._lead = lead_samples(net, bundle.window_samples)
-        self._n_steps = n_steps(net, bundle.window_samples)
-        self._steps_per_hop = hop_samples // net.stride_samples
-        self._n_states = math.ceil(self._n_steps / self._steps_per_hop) if self._is_windowed else 1
+        self._plan = Plan.of(bundle, hop_samples=hop_samples)
         w = bundle.weights
         # Convolutions as products: (out, in, kernel) -> (in * kernel, out).
         self._stem = [
@@ -92,25 +73,27 @@ class ReferenceEngine:
         # Gates are stacked i, f, g, o. sigmoid(x) = (1 + tanh(x / 2)) / 2 cannot overflow, and
         # halving is exact, so the halves of the three sigmoid gates go into the weights.
         half = np.repeat(np.array([0.5, 0.5, 1, 0.5], np.float32), net.hidden)
-        self._w_in = np.ascontiguousarray(w["lstm.weight_ih"].T * half)  # (C, 4H)
-        self._w_rec = np.ascontiguousarray(w["lstm.weight_hh"].T * half)  # (H, 4H)
-        self._bias = w["lstm.bias"] * half
+        self._layers = [
+            (
+                np.ascontiguousarray(w[f"{layer}.weight_ih"].T * half),  # (C or H, 4H)
+                np.ascontiguousarray(w[f"{layer}.weight_hh"].T * half),  # (H, 4H)
+                w[f"{layer}.bias"] * half,
+            )
+            for layer in net.layer_names
+        ]
         self._head = np.ascontiguousarray(w["head.weight"].T)  # (3H, outputs)
         self._head_bias = w["head.bias"]
         self._n_classes = len(bundle.class_names)
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         self._next_handle = 0
 
     def open(self, n_channels: int) -> int:
         """Add a stream and return its handle."""
-        handle = self._next_handle
-        self._next_handle += 1
-        self._streams[handle] = self._fresh(n_channels)
-        return handle
+        return self._add(self._fresh(n_channels))
 
     def reset(self, stream: int) -> None:
         """Forget a stream's past; its next sample starts a new run."""
-        self._streams[stream] = self._fresh(self._streams[stream].n_lanes)
+        self._streams[stream] = self._fresh(self._n_lanes(stream))
 
     def close(self, stream: int) -> None:
         """Remove a stream."""
@@ -118,10 +101,7 @@ class ReferenceEngine:
 
     def feed(self, samples: dict[int, F32]) -> dict[int, F32]:
         """Add z-scores to streams and return the windows they finish (``signals.Engine``)."""
-        for handle, new in samples.items():
-            n_lanes = self._streams[handle].n_lanes
-            if new.ndim != 2 or new.shape[1] != n_lanes:
-                raise ShapeError(expected=f"(n, {n_lanes})", actual=new.shape)
+        check_samples(samples, self._n_lanes)
         inputs = {
             handle: self._see(self._streams[handle], new.astype(np.float32, copy=False))
             for handle, new in samples.items()
@@ -141,33 +121,53 @@ class ReferenceEngine:
             for handle, windows in done.items()
         }
 
-    def _fresh(self, n_lanes: int) -> _Stream:
-        channels = [2, *(conv.channels for conv in self._net.stem)]
-        state = (n_lanes, self._n_states, self._net.hidden)
-        return _Stream(
-            n_lanes=n_lanes,
+    def catch_up(self) -> None:
+        """Nothing is put off."""
+
+    def snapshot(self, stream: int) -> bytes:
+        """Return all that a stream carries."""
+        return pack(self._streams[stream], self._bundle, hop_samples=self.hop_samples)
+
+    def restore(self, snapshot: bytes) -> int:
+        """Add a stream that goes on from a snapshot, and return its handle."""
+        return self._add(unpack(snapshot, self._bundle, self._plan, hop_samples=self.hop_samples))
+
+    def _add(self, state: StreamState) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        self._streams[handle] = state
+        return handle
+
+    def _n_lanes(self, stream: int) -> int:
+        return len(self._streams[stream].previous)
+
+    def _fresh(self, n_lanes: int) -> StreamState:
+        inputs = [self._net.n_features, *(conv.channels for conv in self._net.stem)]
+        state = (n_lanes, self._plan.n_states, self._net.hidden)
+        windows = (n_lanes if self._plan.is_windowed else 0, *state[1:])
+        return StreamState(
             n_skipped=0,
-            previous=np.zeros(n_lanes, np.float32),
-            waiting=[np.empty((0, n_lanes, c), np.float32) for c in channels[:-1]],
             n_steps=0,
-            h=np.zeros(state, np.float32),
-            c=np.zeros(state, np.float32),
-            h_sum=np.zeros(state, np.float32),
-            h_max=np.full(state, -np.inf, np.float32),
+            previous=np.zeros(n_lanes, np.float32),
+            waiting=[np.empty((0, n_lanes, c), np.float32) for c in inputs[:-1]],
+            h=[np.zeros(state, np.float32) for _ in range(self._net.layers)],
+            c=[np.zeros(state, np.float32) for _ in range(self._net.layers)],
+            h_sum=np.zeros(windows, np.float32),
+            h_max=np.full(windows, -np.inf, np.float32),
+            past=np.empty((0, n_lanes, self._net.hidden), np.float32),
         )
 
-    def _see(self, s: _Stream, z: F32) -> F32:
+    def _see(self, s: StreamState, z: F32) -> F32:
         """Run the stem over new samples; return the LSTM's inputs, shape ``(steps, L, 4H)``."""
-        skipped = min(self._lead - s.n_skipped, len(z))
+        n_lanes = len(s.previous)
+        skipped = min(self._plan.lead_samples - s.n_skipped, len(z))
         if skipped:  # so that the last step of the first window ends with it
             s.n_skipped += skipped
             s.previous = z[skipped - 1]
             z = z[skipped:]
-        change = np.diff(z, axis=0, prepend=s.previous[None])
+        x = self._features(s.previous, z)
         if len(z):
             s.previous = z[-1]
-        x: F32 = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * change)], axis=2)
-        x *= np.float32(0.5)
         for layer, (conv, weight, bias) in enumerate(self._stem):
             seen = np.concatenate([s.waiting[layer], x])  # (n, L, C)
             n_out = max(0, (len(seen) - conv.kernel) // conv.stride + 1)
@@ -176,44 +176,59 @@ class ReferenceEngine:
                 windows = sliding_window_view(seen, conv.kernel, axis=0)[:: conv.stride]
                 x = np.maximum(_lane_products(windows[:n_out], weight) + bias, 0)
             else:
-                x = np.empty((0, s.n_lanes, conv.channels), np.float32)
-        return _lane_products(x, self._w_in) + self._bias
+                x = np.empty((0, n_lanes, conv.channels), np.float32)
+        w_in, _, bias = self._layers[0]
+        return _lane_products(x, w_in) + bias
 
-    def _advance(self, streams: list[_Stream], x: F32) -> None:
+    def _features(self, previous: F32, z: F32) -> F32:
+        """Return shape ``(n, L, features)`` of z-scores ``(n, L)`` after the previous ones."""
+        if self._net.features == "raw":
+            return z[:, :, None]
+        change = np.diff(z, axis=0, prepend=previous[None])
+        x: F32 = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * change)], axis=2)
+        x *= np.float32(0.5)
+        return x
+
+    def _advance(self, streams: list[StreamState], x: F32) -> None:
         """Take one step, inputs of shape ``(lanes, 4H)``."""
-        if self._is_windowed:
-            for s in streams:
-                if s.n_steps % self._steps_per_hop == 0:  # a window starts: its slot from zero
-                    slot = s.n_steps // self._steps_per_hop % self._n_states
-                    s.h[:, slot] = s.c[:, slot] = s.h_sum[:, slot] = 0
-                    s.h_max[:, slot] = -np.inf
-        h = np.concatenate([s.h for s in streams])  # (lanes, S, H)
-        c = np.concatenate([s.c for s in streams])
-        gates = np.tanh(h @ self._w_rec + x[:, None])  # (lanes, S, 4H)
-        i, f, g, o = np.split(gates, 4, axis=2)
-        c = (f + 1) * np.float32(0.5) * c + (i + 1) * np.float32(0.5) * g
-        h = (o + 1) * np.float32(0.5) * np.tanh(c)
-        for s, lanes in zip(streams, _lanes(streams), strict=True):
-            s.h, s.c = h[lanes], c[lanes]
+        for s in streams:
+            if (slot := self._plan.begins(s.n_steps)) is not None:  # its slot from zero
+                for state in (*s.h, *s.c, s.h_sum):
+                    state[:, slot] = 0
+                s.h_max[:, slot] = -np.inf
+        lanes = _lanes(streams)
+        inputs = x[:, None]  # (lanes, 1, 4H): all windows see the same samples
+        for layer, (_, w_rec, _) in enumerate(self._layers):
+            h = np.concatenate([s.h[layer] for s in streams])  # (lanes, S, H)
+            c = np.concatenate([s.c[layer] for s in streams])
+            gates = np.tanh(h @ w_rec + inputs)  # (lanes, S, 4H)
+            i, f, g, o = np.split(gates, 4, axis=2)
+            c = (f + 1) * np.float32(0.5) * c + (i + 1) * np.float32(0.5) * g
+            h = (o + 1) * np.float32(0.5) * np.tanh(c)
+            for s, own in zip(streams, lanes, strict=True):
+                s.h[layer], s.c[layer] = h[own], c[own]
+            if layer + 1 < len(self._layers):
+                w_in, _, bias = self._layers[layer + 1]
+                inputs = h @ w_in + bias
+        for s in streams:
             s.n_steps += 1
-            if self._is_windowed:
-                s.h_sum += s.h
-                np.maximum(s.h_max, s.h, out=s.h_max)
+            if self._plan.is_windowed:
+                s.h_sum += s.h[-1]
+                np.maximum(s.h_max, s.h[-1], out=s.h_max)
             else:
-                s.past = [*s.past[-(self._n_steps - 1) :], s.h[:, 0]]
+                kept = s.past[1:] if len(s.past) == self._plan.n_steps else s.past
+                s.past = np.concatenate([kept, s.h[-1][None, :, 0]])  # (n, L, H)
 
-    def _finished(self, s: _Stream) -> F32 | None:
+    def _finished(self, s: StreamState) -> F32 | None:
         """Return the finished window's probabilities, shape ``(L, classes)``, if one is."""
-        begun = s.n_steps - self._n_steps
-        if begun < 0 or begun % self._steps_per_hop:
+        if (slot := self._plan.ends(s.n_steps)) is None:
             return None
-        if self._is_windowed:
-            slot = begun // self._steps_per_hop % self._n_states
-            last, total, highest = s.h[:, slot], s.h_sum[:, slot], s.h_max[:, slot]
-        else:
-            past = np.stack(s.past)  # (steps, L, H), summed oldest first
-            last, total, highest = s.past[-1], past.sum(axis=0), past.max(axis=0)
-        mean = total / np.float32(self._n_steps)
+        last = s.h[-1][:, slot]
+        if self._plan.is_windowed:
+            total, highest = s.h_sum[:, slot], s.h_max[:, slot]
+        else:  # summed oldest first
+            total, highest = s.past.sum(axis=0), s.past.max(axis=0)
+        mean = total / np.float32(self._plan.n_steps)
         readout = np.concatenate([last, mean, highest], axis=1)  # (L, 3H)
         logits = _lane_products(readout, self._head) + self._head_bias  # (L, outputs)
         return to_classes(logits, self._net.output_classes, self._n_classes)
@@ -275,44 +290,6 @@ def to_classes(logits: F32, output_classes: tuple[int, ...], n_classes: int) -> 
     return classes
 
 
-def n_steps(net: NetworkSpec, window_samples: int) -> int:
-    """Steps of the LSTM in one window.
-
-    Raises:
-        EngineError: If the stem sees more than a window.
-    """
-    steps = (window_samples - 1 - net.receptive_samples) // net.stride_samples + 1
-    if steps < 1:
-        raise EngineError(
-            f"the stem sees {net.receptive_samples + 1} samples, a window has {window_samples}. "
-            "Try: another bundle"
-        )
-    return steps
-
-
-def lead_samples(net: NetworkSpec, window_samples: int) -> int:
-    """Samples of a window before the stem's first input, so that its last ends the window.
-
-    At least one, for the first difference.
-    """
-    steps = n_steps(net, window_samples)
-    return window_samples - net.receptive_samples - (steps - 1) * net.stride_samples
-
-
-def check_hop(net: NetworkSpec, *, hop_samples: int, window_samples: int) -> None:
-    """Refuse a hop that the stem cannot share between windows.
-
-    Raises:
-        EngineError: If ``hop_samples`` is no multiple of the stem's stride up to the window.
-    """
-    stride = net.stride_samples
-    if hop_samples % stride or not stride <= hop_samples <= window_samples:
-        raise EngineError(
-            f"hop of {hop_samples} samples: expected a multiple of {stride}, from {stride} to "
-            f"{window_samples} samples. Try: --set model.hop_samples=8"
-        )
-
-
-def _lanes(streams: list[_Stream]) -> list[slice]:
-    ends = np.cumsum([s.n_lanes for s in streams]).tolist()
+def _lanes(streams: list[StreamState]) -> list[slice]:
+    ends = np.cumsum([len(s.previous) for s in streams]).tolist()
     return [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

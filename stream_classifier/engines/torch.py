@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
-from stream_classifier.engines.reference import check_hop, lead_samples, n_steps, to_classes
-from stream_classifier.errors import EngineError, MissingExtraError, ShapeError
+from stream_classifier.engines.plan import Plan, check_samples
+from stream_classifier.engines.reference import to_classes
+from stream_classifier.errors import EngineError, MissingExtraError
 
 try:
     import torch
@@ -44,7 +45,7 @@ class TorchEngine:
     """
 
     def __init__(self, bundle: Bundle, *, hop_samples: int, device: str = "cpu") -> None:
-        check_hop(bundle.network, hop_samples=hop_samples, window_samples=bundle.window_samples)
+        plan = Plan.of(bundle, hop_samples=hop_samples)
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineError(
                 "device cuda: torch finds no CUDA device. Try: --device cpu, or install a CUDA "
@@ -54,8 +55,8 @@ class TorchEngine:
         self._is_windowed = bundle.mode == "windowed"
         self._window = bundle.window_samples
         self._net = bundle.network
-        self._lead = lead_samples(bundle.network, bundle.window_samples)
-        self._n_steps = n_steps(bundle.network, bundle.window_samples)
+        self._lead = plan.lead_samples
+        self._n_steps = plan.n_steps
         self._n_classes = len(bundle.class_names)
         self._device = torch.device(device)
         self._weights = {
@@ -83,10 +84,7 @@ class TorchEngine:
 
     def feed(self, samples: dict[int, F32]) -> dict[int, F32]:
         """Add z-scores to streams and return the windows they finish (``signals.Engine``)."""
-        for handle, new in samples.items():
-            n_channels = self._streams[handle].held.shape[1]
-            if new.ndim != 2 or new.shape[1] != n_channels:
-                raise ShapeError(expected=f"(n, {n_channels})", actual=new.shape)
+        check_samples(samples, lambda handle: self._streams[handle].held.shape[1])
         for handle, new in samples.items():
             stream = self._streams[handle]
             stream.held = np.concatenate([stream.held, new.astype(np.float32)])

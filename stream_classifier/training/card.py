@@ -10,7 +10,7 @@ from stream_classifier.training.calibration import LATENCY_BUDGET_S
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stream_classifier.bundle import Bundle
+    from stream_classifier.bundle import Bundle, NetworkSpec
     from stream_classifier.evaluation.robustness import RobustnessLine
     from stream_classifier.evaluation.scoring import Scored
     from stream_classifier.training.calibration import AlarmTrial
@@ -72,10 +72,6 @@ def write_card(
         command: What was typed.
     """
     split, unit = bundle.split, bundle.split.protocol
-    stem = ", ".join(
-        f"{conv.channels} channels (kernel {conv.kernel}, stride {conv.stride})"
-        for conv in bundle.network.stem
-    )
     refit = _REFIT if recipe.refit else ""
     filters = "; ".join(f.describes for f in bundle.filters) or "none"
     return f"""\
@@ -113,8 +109,7 @@ The same windows, changed before anything else; gain as it comes, without calibr
 {len(split.test):,} for test, in equal parts of its five labels, seed {split.seed}.
 - Signal: taken as {bundle.provenance["data_rate_hz"]:g} Hz, run at {bundle.rate_hz:g} Hz; filters:
   {filters}.
-- Network: asinh of the sample and of its first difference; unpadded convolutions with {stem};
-  LSTM with {bundle.network.hidden} units; last, mean and maximum of its states over a window;
+- Network: {_layers(bundle.network)}; last, mean and maximum of its states over a window;
   softmax over the five labels, of which 3, 4 and 5 together are *normal*.
   {bundle.network.n_parameters:,} parameters.
 - Scaler: one mean ({trained.mean_uv:.2f} µV) and one deviation ({trained.std_uv:.2f} µV) of the
@@ -270,3 +265,18 @@ def _alarms(bundle: Bundle, trials: Sequence[AlarmTrial]) -> str:
         f"within a median latency of {LATENCY_BUDGET_S:g} s, fewest false alarms\n"
         "at a lower threshold, then the longest look."
     )
+
+
+def _layers(net: NetworkSpec) -> str:
+    """Say what lies before the readout."""
+    said = [
+        "asinh of the sample and of its first difference" if net.features == "asinh" else "samples"
+    ]
+    if net.stem:
+        convolutions = ", ".join(
+            f"{conv.channels} channels (kernel {conv.kernel}, stride {conv.stride})"
+            for conv in net.stem
+        )
+        said.append(f"unpadded convolutions with {convolutions}")
+    layers = "LSTM" if net.layers == 1 else f"LSTM of {net.layers} layers"
+    return f"{'; '.join(said)};\n  {layers} with {net.hidden} units"

@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stream_classifier.bundle import NetworkSpec
-from stream_classifier.engines.reference import lead_samples, n_steps
+from stream_classifier.engines.plan import lead_samples, n_steps
 
 READOUT_DROPOUT = 0.3
-
-_LSTM_KEYS = {
-    "lstm.weight_ih": "lstm.weight_ih_l0",
-    "lstm.weight_hh": "lstm.weight_hh_l0",
-    "lstm.bias": "lstm.bias_ih_l0",
-}
-"""Name in a bundle to name in the module below, where they differ."""
 
 
 class StreamNetwork(nn.Module):
@@ -50,20 +43,21 @@ class StreamNetwork(nn.Module):
         self.spec = spec
         self.window_samples = window_samples
         self.n_window_steps = n_steps(spec, window_samples)
-        channels = [2, *(conv.channels for conv in spec.stem)]
+        channels = [spec.n_features, *(conv.channels for conv in spec.stem)]
         self.stem = nn.ModuleList(
             nn.Conv1d(before, conv.channels, conv.kernel, stride=conv.stride)
             for before, conv in zip(channels, spec.stem, strict=False)
         )
-        self.lstm = nn.LSTM(channels[-1], H, batch_first=True)
+        self.lstm = nn.LSTM(channels[-1], H, num_layers=spec.layers, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(3 * H, spec.outputs)
         # Gates are stacked i, f, g, o. A forget gate that starts open lets gradients reach the
         # first steps (Jozefowicz et al., ICML 2015). Torch has two biases where one suffices.
         biases = dict(self.lstm.named_parameters())
-        nn.init.zeros_(biases["bias_hh_l0"]).requires_grad_(False)
-        with torch.no_grad():
-            biases["bias_ih_l0"][H : 2 * H] += 1
+        for layer in range(spec.layers):
+            nn.init.zeros_(biases[f"bias_hh_l{layer}"]).requires_grad_(False)
+            with torch.no_grad():
+                biases[f"bias_ih_l{layer}"][H : 2 * H] += 1
 
     def forward(self, z: Tensor) -> Tensor:
         """Logits (B, outputs) of the last decision on z-scores (B, n_samples)."""
@@ -74,10 +68,13 @@ class StreamNetwork(nn.Module):
     def states(self, z: Tensor) -> Tensor:
         """Hidden states (B, T, H) of every step over z-scores (B, n_samples)."""
         lead = lead_samples(self.spec, z.shape[1])
-        z = z[:, lead - 1 :]  # the first sample counts only through the difference
-        u = torch.asinh(4 * z[:, 1:]) / 2  # asinh keeps spikes from drowning the rest
-        v = torch.asinh(16 * (z[:, 1:] - z[:, :-1])) / 2
-        x = torch.stack([u, v], dim=1)  # (B, 2, n_samples - lead)
+        if self.spec.features == "raw":
+            x = z[:, None, lead:]  # (B, 1, n_samples - lead)
+        else:
+            z = z[:, lead - 1 :]  # the first sample counts only through the difference
+            u = torch.asinh(4 * z[:, 1:]) / 2  # asinh keeps spikes from drowning the rest
+            v = torch.asinh(16 * (z[:, 1:] - z[:, :-1])) / 2
+            x = torch.stack([u, v], dim=1)  # (B, 2, n_samples - lead)
         for conv in self.stem:
             x = torch.relu(conv(x))  # (B, C, ...), at last (B, C, T)
         h: Tensor = self.lstm(x.transpose(1, 2))[0]  # (B, T, C) -> (B, T, H)
@@ -143,13 +140,24 @@ def import_weights(
     """Build the network that a bundle's weights describe, ready to classify."""
     network = StreamNetwork(spec, window_samples=window_samples)
     state = {_key(name): torch.tensor(weights[name]) for name in spec.weight_shapes}
-    network.load_state_dict(state | {"lstm.bias_hh_l0": torch.zeros(4 * spec.hidden)})
+    none = torch.zeros(4 * spec.hidden)
+    network.load_state_dict(
+        state | {f"lstm.bias_hh_l{layer}": none for layer in range(spec.layers)}
+    )
     return network.eval()
 
 
 def _key(name: str) -> str:
-    """Return the module's name of a bundle's weight: ``conv1.weight`` is ``stem.0.weight``."""
+    """Return the module's name of a bundle's weight.
+
+    Example:
+        >>> _key("conv1.weight"), _key("lstm2.weight_ih"), _key("lstm.bias"), _key("head.bias")
+        ('stem.0.weight', 'lstm.weight_ih_l1', 'lstm.bias_ih_l0', 'head.bias')
+    """
     layer, _, kind = name.partition(".")
     if layer.startswith("conv"):
         return f"stem.{int(layer.removeprefix('conv')) - 1}.{kind}"
-    return _LSTM_KEYS.get(name, name)
+    if layer.startswith("lstm"):
+        number = int(layer.removeprefix("lstm") or 1) - 1
+        return f"lstm.{'bias_ih' if kind == 'bias' else kind}_l{number}"
+    return name

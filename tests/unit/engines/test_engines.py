@@ -12,7 +12,7 @@ from stream_classifier.bundle import ConvSpec, NetworkSpec, load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
 from stream_classifier.engines.reference import ReferenceEngine, classify_windows
-from stream_classifier.errors import EngineError, MissingExtraError, ShapeError
+from stream_classifier.errors import EngineError, MissingExtraError, NotFiniteError, ShapeError
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: [torch] extra")
@@ -24,9 +24,9 @@ BONN = load_bundle("bonn")
 WINDOW = BONN.window_samples
 
 
-def invented(mode, *stem, hidden=10):
+def invented(mode, *stem, hidden=10, **others):
     """A network that nobody trained, louder than one starts, so that no mistake can hide."""
-    spec = NetworkSpec(stem=tuple(ConvSpec(*conv) for conv in stem), hidden=hidden)
+    spec = NetworkSpec(stem=tuple(ConvSpec(*conv) for conv in stem), hidden=hidden, **others)
     rng = np.random.default_rng(hidden)
     weights = {
         name: (2 * rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
@@ -41,6 +41,8 @@ BUNDLES = {
     "three layers, windowed": invented("windowed", (6, 8, 2), (8, 5, 2), (7, 5, 1)),
     "three layers, continuous": invented("continuous", (6, 8, 2), (8, 5, 2), (7, 5, 1)),
     "one layer, continuous": invented("continuous", (6, 9, 4), hidden=5),
+    "two LSTM layers, no stem, windowed": invented("windowed", hidden=9, layers=2, features="raw"),
+    "two LSTM layers, continuous": invented("continuous", (7, 8, 4), hidden=20, layers=2),
 }
 WINDOWED, CONTINUOUS = BUNDLES["windowed"], BUNDLES["continuous"]
 Z = FrozenScaler(mean_uv=BONN.scaler_mean_uv, std_uv=BONN.scaler_std_uv).scale(
@@ -64,8 +66,11 @@ def hidden_states(bundle, z):
     """
     w = {name: value.astype(np.float64) for name, value in bundle.weights.items()}
     z = z.astype(np.float64)
-    x = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * np.diff(z, prepend=np.nan))]) / 2
-    x[:, 0] = np.nan  # (channels, samples), by the last sample that is seen
+    if bundle.network.features == "raw":
+        x = z[None]
+    else:
+        x = np.stack([np.arcsinh(4 * z), np.arcsinh(16 * np.diff(z, prepend=np.nan))]) / 2
+        x[:, 0] = np.nan  # (channels, samples), by the last sample that is seen
     apart = 1
     for n, conv in enumerate(bundle.network.stem, start=1):
         reach = (conv.kernel - 1) * apart
@@ -77,15 +82,20 @@ def hidden_states(bundle, z):
         x = np.maximum(out, 0)
         apart *= conv.stride
     ends = [end for end in range((WINDOW - 1) % apart, len(z), apart) if np.isfinite(x[0, end])]
-    h = c = np.zeros(bundle.network.hidden)
-    states = []
-    for end in ends:
-        gates = w["lstm.weight_ih"] @ x[:, end] + w["lstm.weight_hh"] @ h + w["lstm.bias"]
-        i, f, g, o = gates.reshape(4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
-        states.append(h)
-    return np.array(ends), np.array(states)
+    inputs = x[:, ends].T
+    for layer in bundle.network.layer_names:
+        h = c = np.zeros(bundle.network.hidden)
+        states = []
+        for seen in inputs:
+            gates = (
+                w[f"{layer}.weight_ih"] @ seen + w[f"{layer}.weight_hh"] @ h + w[f"{layer}.bias"]
+            )
+            i, f, g, o = gates.reshape(4, -1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+            states.append(h)
+        inputs = np.array(states)
+    return np.array(ends), inputs
 
 
 def from_scratch(bundle, z, *, hop):
@@ -242,33 +252,39 @@ def test_in_continuous_mode_what_lies_before_a_window_counts(name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_bad_sample_spoils_its_windows_and_no_other(name):
-    z = Z[:480, None].copy()
-    clean = run(make_engine(WINDOWED, name=name), z)
-    z[200] = np.nan
-    out = run(make_engine(WINDOWED, name=name), z)
-    starts = np.arange(len(out)) * 8
-    # The first sample of a window is not looked at: its difference has no sample before it.
-    holds = (starts < 200) & (starts + 120 > 200)
-    assert np.isnan(out[holds]).all()
-    np.testing.assert_allclose(out[~holds], clean[~holds], atol=1e-6)
+@both_modes
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_no_number_is_refused_and_nothing_is_changed(bundle, name, bad):
+    z = np.repeat(Z[:480, None], 2, axis=1)
+    engine = make_engine(bundle, name=name)
+    handle, other = engine.open(2), engine.open(2)
+    first = engine.feed({handle: z[:200]})[handle]
+    spoilt = z[200:300].copy()
+    spoilt[7, 1] = bad
+    with pytest.raises(NotFiniteError, match=rf"row 7, channel 1 of stream {handle}: .*found -?"):
+        engine.feed({other: z[:100], handle: spoilt})
+    second = engine.feed({handle: z[200:]})[handle]
+    whole = run(make_engine(bundle, name=name), z)
+    np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
+    assert engine.feed({other: z[:150]})[other].shape == (4, 2, 3)  # it had none of its samples
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_bad_sample_spoils_one_channel_of_a_continuous_stream_until_its_reset(name):
-    z = np.repeat(Z[:480, None], 2, axis=1)
-    clean = run(make_engine(CONTINUOUS, name=name), z)
-    z[200, 1] = np.nan
-    engine = make_engine(CONTINUOUS, name=name)
-    handle = engine.open(2)
-    out = engine.feed({handle: z})[handle]
-    after = np.arange(len(out)) * 8 + WINDOW > 200
-    assert np.isnan(out[after, 1]).all()
-    np.testing.assert_allclose(out[:, 0], clean[:, 0], atol=1e-6)
-    np.testing.assert_allclose(out[~after], clean[~after], atol=1e-6)
-    engine.reset(handle)
-    again = engine.feed({handle: z[:190]})[handle]
-    np.testing.assert_array_equal(again, run(make_engine(CONTINUOUS, name=name), z[:190]))
+@both_modes
+def test_large_samples_are_numbers(bundle, name):
+    large = np.full((300, 1), 1e30, np.float32)
+    assert np.isfinite(run(make_engine(bundle, name=name), large * Z[:300, None])).all()
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(EngineError, match=r"expected conv1.weight of shape \(6, 2, 8\).*found"):
+        make_engine(replace(BUNDLES["three layers, windowed"], weights=BONN.weights))
+    with pytest.raises(EngineError, match="found weights other.weight"):
+        make_engine(replace(BONN, weights={**BONN.weights, "other.weight": np.zeros(1)}))
+    with pytest.raises(EngineError, match=r"expected head.bias .*found none"):
+        make_engine(
+            replace(BONN, weights={k: v for k, v in BONN.weights.items() if k != "head.bias"})
+        )
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks engine|timeline [--json]``."""
+"""``python -m benchmarks NAME [--json]``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine, timeline
+from benchmarks import engine, replay, timeline
+
+COMMANDS = {
+    "engine": engine,
+    "replay": replay,
+    "timeline": timeline,
+}
 
 
 def main() -> int:
     """Run one benchmark and print its figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in {"engine": engine, "timeline": timeline}.items():
+    for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.__doc__.splitlines()[0])
         command.add_argument("--json", action="store_true", help="one JSON object on stdout")
         module.add_arguments(command)

@@ -216,6 +216,7 @@ class Reader:
                 items = detector.feed(chunk)
                 if items:
                     self._hand_over(Decision(items=tuple(items), decided_s=self._clock()))
+                    detector.catch_up()  # what it put off, now that nobody waits for it
         except BaseException as error:  # noqa: BLE001 - as above
             self._tell(self._ended, error)
         else:

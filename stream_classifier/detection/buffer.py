@@ -43,9 +43,11 @@ class RingBuffer:
             )
         self.capacity = capacity
         self.n_channels = n_channels
-        self._rows = np.zeros((capacity, n_channels), dtype=np.float32)
+        # Twice as many, so that samples are moved to the front but once every so many.
+        self._rows = np.zeros((2 * capacity, n_channels), dtype=np.float32)
         self._first = 0
         self._end = 0
+        self._row = 0  # that the next sample goes to
 
     @property
     def held(self) -> range:
@@ -68,9 +70,14 @@ class RingBuffer:
         """
         if samples.shape[1:] != (self.n_channels,):
             raise ShapeError(expected=f"(n, {self.n_channels})", actual=samples.shape)
-        self._end += len(samples)
         kept = samples[-self.capacity :]
-        self._rows[self._slots(range(self._end - len(kept), self._end))] = kept
+        if self._row + len(kept) > len(self._rows):
+            n_left = self.capacity - len(kept)
+            self._rows[:n_left] = self._rows[self._row - n_left : self._row]
+            self._row = n_left
+        self._rows[self._row : self._row + len(kept)] = kept
+        self._row += len(kept)
+        self._end += len(samples)
 
     def read(self, wanted: range) -> NDArray[np.float32]:
         """Copy out consecutive samples.
@@ -88,7 +95,5 @@ class RingBuffer:
         held = self.held
         if wanted.start < held.start or wanted.stop > held.stop:
             raise SamplesExpiredError(asked=wanted, held=held)
-        return self._rows[self._slots(wanted)]
-
-    def _slots(self, indices: range) -> NDArray[np.intp]:
-        return np.arange(indices.start, indices.stop) % self.capacity
+        stop = self._row - (held.stop - wanted.stop)
+        return self._rows[stop - len(wanted) : stop].copy()

@@ -111,11 +111,9 @@ class Detector:
             stored=settings.gains,
             calibrate=settings.calibrate,
         )
-        # Both as they come, and behind the filters: (n_samples, 2 n_channels)
-        self._recent = RingBuffer(
-            capacity=MAX_BATCH_SAMPLES + bundle.window_samples + hop_samples,
-            n_channels=2 * n_channels,
-        )
+        capacity = MAX_BATCH_SAMPLES + bundle.window_samples + hop_samples
+        self._raw = RingBuffer(capacity=capacity, n_channels=n_channels)
+        self._filtered = RingBuffer(capacity=capacity, n_channels=n_channels)
         self._scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
         self._grid = WindowGrid(window_samples=bundle.window_samples, hop_samples=hop_samples)
         self._engine = engine
@@ -189,6 +187,10 @@ class Detector:
             out += self._take(chunk, chunk.samples[start : start + self._max_batch])
         return out
 
+    def catch_up(self) -> None:
+        """Let the engine do what it put off so as to decide sooner."""
+        self._engine.catch_up()
+
     def close(self) -> None:
         """Give the engine's place back."""
         self._engine.close(self._handle)
@@ -199,40 +201,46 @@ class Detector:
         self._filters.restart()
         self._gate.restart(first_index)
         self._gains.restart()
-        self._recent.restart(first_index)
+        self._raw.restart(first_index)
+        self._filtered.restart(first_index)
         self._grid.restart(first_index)
         self._engine.reset(self._handle)
         self._alarm.interrupt()
 
     def _take(self, chunk: Chunk, samples: NDArray[np.float32]) -> list[Decided]:
-        known = np.where(np.abs(samples) < MAX_UV, samples, np.float32(np.nan))
-        resampled = self._resampler.feed(known)
+        plausible = np.abs(samples) < MAX_UV
+        if not plausible.all():
+            samples = np.where(plausible, samples, np.float32(np.nan))
+        resampled = self._resampler.feed(samples)
         out: list[Decided] = []
-        for piece in self._gains.split(resampled, self._recent.held.stop):
+        for piece in self._gains.split(resampled, self._raw.held.stop):
             out += self._classify(chunk, piece)
         return out
 
     def _classify(self, chunk: Chunk, raw: NDArray[np.float32]) -> list[Decided]:
         """Decide on the windows that end in samples of one gain."""
         filtered = self._filters.feed(raw)
-        self._recent.append(np.concatenate([raw, filtered], axis=1))
+        self._raw.append(raw)
+        self._filtered.append(filtered)
         # A missing value is none the network can bear; no decision is made on a window with one.
-        known = np.where(np.isfinite(filtered), filtered, np.float32(0))
+        finite = np.isfinite(filtered)
+        known = filtered if finite.all() else np.where(finite, filtered, np.float32(0))
         scaled = self._scaler.scale(known * self._gains.values)
         finished = self._engine.feed({self._handle: scaled})[self._handle]
-        windows = self._grid.take(len(finished))
         out: list[Decided] = []
         usable: NDArray[np.bool_] = np.ones(self.spec.n_channels, dtype=np.bool_)
-        if windows:
-            seen = self._recent.read(range(windows[0].start, windows[-1].stop))
+        if len(finished):
+            windows = self._grid.take(len(finished))
+            seen = range(windows[0].start, windows[-1].stop)
             verdicts = self._gate.judge(
-                *np.split(seen, 2, axis=1), ends=[w.stop for w in windows], gains=self._gains.values
+                self._raw.read(seen),
+                self._filtered.read(seen),
+                ends=[window.stop for window in windows],
+                gains=self._gains.values,
             )
             usable = np.asarray(verdicts.usable.all(axis=0))
-            for i, window in enumerate(windows):
-                out += self._decide(chunk, finished[i], window.stop - 1, verdicts, i)
-        alert_is_on = any(isinstance(x, Prediction) and x.state is State.ALERT for x in out)
-        return out + self._calibrate(chunk, filtered, usable, alert_is_on=alert_is_on)
+            out = self._decide(chunk, finished, [window.stop - 1 for window in windows], verdicts)
+        return out + self._calibrate(chunk, filtered, usable, decided=out)
 
     def _calibrate(
         self,
@@ -240,10 +248,13 @@ class Detector:
         filtered: NDArray[np.float32],
         usable: NDArray[np.bool_],
         *,
-        alert_is_on: bool,
+        decided: list[Decided],
     ) -> list[Decided]:
+        if not self._gains.seeks:
+            return []
+        alert_is_on = any(isinstance(x, Prediction) and x.state is State.ALERT for x in decided)
         was_calibrating = self._gains.calibrating
-        end_index = self._recent.held.stop
+        end_index = self._raw.held.stop
         changed = self._gains.add(filtered, usable, end_index, alert_is_on=alert_is_on)
         if not changed.any() and self._gains.calibrating == was_calibrating:
             return []
@@ -258,32 +269,44 @@ class Detector:
         self,
         chunk: Chunk,
         probabilities: NDArray[np.float32],
-        end_index: int,
+        ends: list[int],
         verdicts: Verdicts,
-        i: int,
     ) -> list[Decided]:
-        since_start_s = end_index / self._rate_hz
-        at_s = chunk.origin_s + since_start_s
-        usable = verdicts.usable[i]
-        probabilities = np.where(usable[:, None], probabilities, np.float32(np.nan))
-        self.n_windows += 1
-        self.n_windows_refused += not usable.any()
-        self.n_windows_calibrating += self.calibrating
-        smoothed = self._smoother.add(end_index, probabilities[:, 0])
-        p = self._fusion.agree(smoothed) if usable.any() else None
-        above = tuple(
-            self.spec.labels[i] for i in np.flatnonzero(smoothed >= self._raise_threshold)
-        )
-        events = self._alarm.add(at_s, p, above, nominal_s=chunk.anchor_s + since_start_s)
-        prediction = Prediction(
-            end_index=end_index,
-            at_s=at_s,
-            probabilities=probabilities,
-            smoothed=smoothed,
-            reasons=verdicts.reasons(i),
-            p=p,
-            state=self._alarm.state(p),
-            calibrating=self.calibrating,
-            quality=verdicts.states(i),
-        )
-        return [prediction, *events]
+        """Decide on windows, given the last index and ``(n_channels, n_classes)`` of each."""
+        usable = verdicts.usable  # (n_windows, n_channels)
+        if not usable.all():
+            probabilities = np.where(usable[..., None], probabilities, np.float32(np.nan))
+        smoothed = self._smoother.add(ends, probabilities[..., 0])
+        agreed = self._fusion.agree(smoothed)
+        above = np.asarray(smoothed >= self._raise_threshold)
+        is_any_above: list[bool] = np.asarray(above.any(axis=1)).tolist()
+        is_any_usable: list[bool] = np.asarray(usable.any(axis=1)).tolist()
+        calibrating = self.calibrating
+        self.n_windows += len(ends)
+        self.n_windows_refused += is_any_usable.count(False)
+        self.n_windows_calibrating += len(ends) * calibrating
+        out: list[Decided] = []
+        for i, end_index in enumerate(ends):
+            since_start_s = end_index / self._rate_hz
+            at_s = chunk.origin_s + since_start_s
+            p = agreed[i] if is_any_usable[i] else None
+            labels = self._labels_where(above[i]) if is_any_above[i] else ()
+            events = self._alarm.add(at_s, p, labels, nominal_s=chunk.anchor_s + since_start_s)
+            out.append(
+                Prediction(
+                    end_index=end_index,
+                    at_s=at_s,
+                    probabilities=probabilities[i],
+                    smoothed=smoothed[i],
+                    reasons=verdicts.reasons(i),
+                    p=p,
+                    state=self._alarm.state(p),
+                    calibrating=calibrating,
+                    quality=verdicts.states(i),
+                )
+            )
+            out += events
+        return out
+
+    def _labels_where(self, channels: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(self.spec.labels[i] for i in np.flatnonzero(channels))

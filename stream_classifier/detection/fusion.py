@@ -23,10 +23,9 @@ class Fusion:
 
     Example:
         >>> fusion = Fusion(["T7", "C3", "Cz", "C4"], channels_needed=2)
-        >>> round(fusion.agree(np.float32([0.9, 0.2, 0.1, 0.8])), 2)  # one at either side
-        0.2
-        >>> round(fusion.agree(np.float32([0.9, 0.7, 0.1, 0.8])), 2)  # two side by side
-        0.7
+        >>> either_side, side_by_side = [0.9, 0.2, 0.1, 0.8], [0.9, 0.7, 0.1, 0.8]
+        >>> np.round(fusion.agree(np.float32([either_side, side_by_side])), 2).tolist()
+        [0.2, 0.7]
     """
 
     def __init__(self, labels: Sequence[str], *, channels_needed: int) -> None:
@@ -36,19 +35,20 @@ class Fusion:
         # Short groups are filled up with a column that is never known. # (n_groups, longest)
         self._members = np.array([(*m, *(longest - len(m)) * (len(labels),)) for m in members])
 
-    def agree(self, smoothed: NDArray[np.float32]) -> float | None:
-        """Return the stream's value, or None if no channel's is known.
+    def agree(self, smoothed: NDArray[np.float32]) -> list[float | None]:
+        """Return the stream's value at each window, None where no channel's is known.
 
         Args:
-            smoothed: Shape ``(n_channels,)``, smoothed p(seizure); NaN where unknown.
+            smoothed: Shape ``(n_windows, n_channels)``, smoothed p(seizure); NaN where unknown.
         """
-        known = np.append(np.where(np.isfinite(smoothed), smoothed, np.float32(-1)), np.float32(-1))
-        if known.max() < 0:
-            return None
+        known = np.where(np.isfinite(smoothed), smoothed, np.float32(-1))
         if self._needed == 1:
-            return float(known.max())
-        values = np.sort(known[self._members], axis=1)[:, ::-1]  # (n_groups, longest)
-        n_known = np.count_nonzero(values >= 0, axis=1)
-        some = n_known > 0
-        rank = np.minimum(n_known[some], self._needed) - 1
-        return float(values[some, rank].max())
+            best = known.max(axis=1)
+        else:
+            nobody = np.full((len(known), 1), np.float32(-1))
+            groups = np.concatenate([known, nobody], axis=1)[:, self._members]
+            values = np.sort(groups, axis=2)[..., ::-1]  # (n_windows, n_groups, longest)
+            n_known = np.count_nonzero(values >= 0, axis=2, keepdims=True)
+            rank = np.minimum(np.maximum(n_known, 1), self._needed) - 1
+            best = np.take_along_axis(values, rank, axis=2).max(axis=(1, 2))
+        return [value if value >= 0 else None for value in best.tolist()]

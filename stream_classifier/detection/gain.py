@@ -39,6 +39,11 @@ class FrozenGains:
         block_samples: Samples of a second.
         stored: Gains measured before, one a channel; None where a channel's is unknown.
         calibrate: Whether to measure what is not stored; else it stays 1.
+
+    Attributes:
+        values: The gains now, shape ``(n_channels,)``.
+        seeks: Whether any is still being measured.
+        calibrating: Whether the stream waits for one that is.
     """
 
     def __init__(
@@ -58,14 +63,14 @@ class FrozenGains:
             known = np.array([gain is not None for gain in stored])
             self.values[known] = [gain for gain in stored if gain is not None]
             self._measured |= known
-        self._seeks = spec is not None and calibrate and not self._measured.all()
-        self.calibrating = self._seeks
+        self.seeks = spec is not None and calibrate and not self._measured.all()
+        self.calibrating = self.seeks
         self._n_blocks = 0  # whole ones so far
         self._n_good = np.zeros(n_channels, dtype=np.intp)
         self._good = np.ones(n_channels, dtype=bool)  # the block at hand, so far
         self._pieces: list[NDArray[np.float32]] = []  # of the block at hand
         self._baseline = np.empty((n_channels, 0, block_samples), dtype=np.float32)
-        if self._seeks and spec is not None:
+        if self.seeks and spec is not None:
             n_needed = round(spec.baseline_s)
             self._baseline = np.empty((n_channels, n_needed, block_samples), dtype=np.float32)
 
@@ -80,7 +85,7 @@ class FrozenGains:
     @property
     def progress(self) -> float:
         """How much of its baseline the channel that has most of it has, 0 to 1."""
-        if not self._seeks:
+        if not self.seeks:
             return 1.0
         return float(self._n_good.max(initial=0)) / self._baseline.shape[1]
 
@@ -93,7 +98,7 @@ class FrozenGains:
         self, samples: NDArray[np.float32], first_index: int
     ) -> Iterator[NDArray[np.float32]]:
         """Cut samples where a gain may change."""
-        if not self._seeks:
+        if not self.seeks:
             yield samples
             return
         start = 0
@@ -122,7 +127,7 @@ class FrozenGains:
             Shape ``(n_channels,)``: whose gain is another from ``end_index`` on.
         """
         changed = np.zeros_like(self._measured)
-        if not self._seeks:
+        if not self.seeks:
             return changed
         self._pieces.append(filtered)
         if not alert_is_on or self._n_blocks >= PATIENCE * self._baseline.shape[1]:
@@ -153,7 +158,7 @@ class FrozenGains:
         if self._measured.any() and not (lively & ~self._measured).any():
             self.calibrating = False
         if self._measured.all():
-            self._seeks = False
+            self.seeks = False
             self._baseline = np.empty((len(self.values), 0, self._block), dtype=np.float32)
 
 

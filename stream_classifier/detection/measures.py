@@ -8,12 +8,11 @@ depend on what else is in the chunk: they are the same however the stream is cut
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Measure = NDArray[np.float64]
@@ -75,8 +74,6 @@ class Measures(Basics):
         traversals: Line length (Esteller et al., Proc. IEEE EMBS 2001) over peak to peak: how many
             times it goes from end to end; 1 for a step or a drift, 3 and more for a rhythm.
         trend_share: Difference of the means of its last and its first third, of the peak to peak.
-        likeness: Correlation with the median of all channels (after the correlation criterion of
-            Bigdely-Shamlo et al., Front. Neuroinform. 9:16, 2015).
     """
 
     rms_uv: Measure
@@ -88,7 +85,6 @@ class Measures(Basics):
     clean_span_uv: Measure
     traversals: Measure
     trend_share: Measure
-    likeness: Measure
 
 
 class WindowMeter:
@@ -117,15 +113,15 @@ class WindowMeter:
 
     def basics(self, raw: NDArray[np.float32]) -> Basics:
         """Measure what is quick, of the windows in a stretch; see ``measure``."""
-        finite = np.isfinite(raw.T)
-        x = self._blocks(np.where(finite, raw.T, 0).astype(np.float64))
-        highs, lows = x.max(axis=2), x.min(axis=2)  # of each block
-        high, minus_low = self._most(highs, -lows)
+        x, finite = self._numbers(raw)
+        blocks = self._blocks(x)
+        extremes = _extremes(blocks)
+        high, minus_low = _apart(self._in_windows(extremes).max(axis=2), 2)
         return Basics(
-            finite=self._all_finite(finite),
-            mean_uv=self._sums(x)[0].T / self._window,
+            finite=finite,
+            mean_uv=self._in_windows(blocks.sum(axis=2)).sum(axis=2).T / self._window,
             span_uv=np.maximum(high + minus_low, TINY).T,
-            flat_share=self._flat_share(highs, lows).T,
+            flat_share=self._flat_share(extremes).T,
         )
 
     def measure(self, raw: NDArray[np.float32], filtered: NDArray[np.float32]) -> Measures:
@@ -135,114 +131,155 @@ class WindowMeter:
             raw: Shape ``(n_samples, n_channels)``, µV, as it comes.
             filtered: The same behind the filters.
         """
-        finite = np.isfinite(raw.T)
-        x = self._blocks(np.where(finite, raw.T, 0).astype(np.float64))
-        y = self._blocks(np.where(np.isfinite(filtered.T), filtered.T, 0).astype(np.float64))
-        middle = np.median(y, axis=0, keepdims=True)  # of all channels
-        xs, xx, ys, yy, ym, ms, mm = self._sums(x, x * x, y, y * y, y * middle, middle, middle**2)
-        n = self._window
-        mean = xs / n
-        power = np.maximum(xx - n * mean * mean, TINY)
+        # Calls cost more than numbers do: x (raw) and y (filtered) go through them side by side.
+        n, C = self._window, raw.shape[1]
+        stacked = np.empty((3 * C, len(raw)))
+        x, y, xx = _apart(stacked, 3)
+        x[:], finite = self._numbers(raw)
+        y[:], _ = self._numbers(filtered)
+        np.multiply(x, x, out=xx)
+        sums = self._in_windows(self._blocks(stacked).sum(axis=2))
+        in_x, _, in_xx = _apart(sums.sum(axis=2), 3)
+        mean = in_x / n
+        power = np.maximum(in_xx - n * mean * mean, TINY)
         mains = self._mains_power(x, mean)
         # What the mains make of the changes is taken out; what is left is muscle, or noise.
-        change, length = self._changes(x), self._changes(y)
-        changed, path = self._sums_inside(change * change, length)
+        changes = np.zeros((2 * C, len(raw)))  # from each sample to the next; 0 after the last
+        both = stacked[: 2 * C]
+        np.abs(both[:, 1:] - both[:, :-1], out=changes[:, :-1])
+        step = self._most_inside(changes[:C])
+        changes[:C] *= changes[:C]
+        changed, path = _apart(self._sums_inside(changes), 2)
         fast = changed / 4 - mains * self._mains_change
-        step = self._most_inside(change)
         usual_step = np.sqrt(np.maximum(changed, TINY) / (n - 1))
-        highs, lows = x.max(axis=2), x.min(axis=2)  # of each block
-        extremes = (highs, -lows, y.max(axis=2), -y.min(axis=2))
-        high, minus_low, clean_high, minus_clean_low = self._most(*extremes)
-        span = np.maximum(high + minus_low, TINY)
-        clean_span = np.maximum(clean_high + minus_clean_low, TINY)
-        varied = np.maximum((yy - ys * ys / n) * (mm - ms * ms / n), TINY)
+        extremes = _extremes(self._blocks(both))  # of x and y, then again with the sign turned
+        most = self._in_windows(extremes).max(axis=2)
+        span, clean_span = _apart(np.maximum(most[: 2 * C] + most[2 * C :], TINY), 2)
+        of_x = np.concatenate([extremes[:C], extremes[2 * C : 3 * C]])
+        most_of_x = np.concatenate([most[:C], most[2 * C : 3 * C]])
         return Measures(
-            finite=self._all_finite(finite),
+            finite=finite,
             mean_uv=mean.T,
             rms_uv=np.sqrt(power / n).T,
             span_uv=span.T,
             step_share=(step / span).T,
             step_crest=(step / usual_step).T,
-            flat_share=self._flat_share(highs, lows).T,
-            railed_share=self._railed_share(highs, lows, high, -minus_low).T,
+            flat_share=self._flat_share(of_x).T,
+            railed_share=self._railed_share(of_x, most_of_x).T,
             mains_share=np.minimum(mains / power, 1).T,
-            fast_share=np.clip(fast / np.maximum(power - mains, TINY), 0, 1).T,
+            fast_share=np.minimum(np.maximum(fast / np.maximum(power - mains, TINY), 0), 1).T,
             clean_span_uv=clean_span.T,
             traversals=(path / clean_span).T,
-            trend_share=(self._trend(y) / clean_span).T,
-            likeness=np.clip((ym - ys * ms / n) / np.sqrt(varied), -1, 1).T,
+            trend_share=(self._trend(sums[C : 2 * C]) / clean_span).T,
         )
 
-    def _blocks(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.ascontiguousarray(x).reshape(len(x), -1, self._size)
+    def likeness(self, filtered: NDArray[np.float32]) -> Measure:
+        """Return how each channel goes with the median of all.
 
-    def _all_finite(self, finite: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        After the correlation criterion of Bigdely-Shamlo et al., Front. Neuroinform. 9:16, 2015.
+
+        Args:
+            filtered: As for ``measure``.
+
+        Returns:
+            Shape ``(n_windows, n_channels)``, -1 to 1.
+        """
+        n = self._window
+        y, _ = self._numbers(filtered)
+        middle = np.median(y, axis=0, keepdims=True)  # of all channels
+        signals = (y, y * y, y * middle, middle, middle * middle)
+        sums = [self._in_windows(self._blocks(s).sum(axis=2)).sum(axis=2) for s in signals]
+        ys, yy, ym, ms, mm = sums
+        varied = np.maximum((yy - ys * ys / n) * (mm - ms * ms / n), TINY)
+        return np.asarray(np.clip((ym - ys * ms / n) / np.sqrt(varied), -1, 1).T)
+
+    def _numbers(self, samples: NDArray[np.float32]) -> tuple[Measure, NDArray[np.bool_]]:
+        """Return shape ``(n_channels, n_samples)``, 0 for what is none, and which windows are."""
+        x = np.ascontiguousarray(samples.T, dtype=np.float64)
+        finite = np.isfinite(x)
+        if finite.all():
+            n_windows = (len(samples) - self._window) // (self._step * self._size) + 1
+            return x, np.ones((n_windows, len(x)), dtype=np.bool_)
+        x[~finite] = 0
         blocks = np.asarray(self._blocks(finite).all(axis=2))
-        return np.asarray(self._in_windows(blocks).all(axis=2).T)
+        windows = self._in_windows(blocks)
+        return x, np.asarray(windows.all(axis=2).T)
+
+    def _blocks(self, x: NDArray[Any]) -> NDArray[Any]:
+        return x.reshape(len(x), -1, self._size)
 
     def _in_windows(self, blocks: NDArray[Any], per: int | None = None) -> NDArray[Any]:
-        """Return shape ``(n_channels, n_windows, per)``: a copy, so that sums have one order."""
-        n_windows = (blocks.shape[1] - (per or self._per)) // self._step + 1
-        first = np.arange(0, n_windows * self._step, self._step)[:, None]
-        return np.take(blocks, first + np.arange(per or self._per), axis=1)
+        """Return shape ``(len(blocks), n_windows, per)``, each row whole: sums have one order."""
+        per = per or self._per
+        if blocks.shape[1] == per:
+            return np.ascontiguousarray(blocks)[:, None]
+        return blocks.take(_columns(blocks.shape[1], per, self._step), axis=1)
 
-    def _sums(self, *signals: Measure) -> list[Measure]:
-        """Sum each of some signals over each window; all at once, since calls cost more."""
-        parts = self._in_windows(np.concatenate([signal.sum(axis=2) for signal in signals]))
-        return _apart(parts.sum(axis=2), signals)
-
-    def _sums_inside(self, *changes: Measure) -> list[Measure]:
+    def _sums_inside(self, changes: Measure) -> Measure:
         """Sum over each window, without the change from its last sample to one beyond it."""
-        stacked = np.concatenate(changes)
-        parts = self._in_windows(stacked.sum(axis=2))
-        parts[..., -1] = stacked[..., :-1].sum(axis=2)[:, self._per - 1 :: self._step]
-        return _apart(parts.sum(axis=2), changes)
-
-    def _most(self, *blocks: Measure) -> list[Measure]:
-        return _apart(self._in_windows(np.concatenate(blocks)).max(axis=2), blocks)
+        blocks = self._blocks(changes)
+        parts = self._in_windows(blocks.sum(axis=2))
+        parts[..., -1] = blocks[..., :-1].sum(axis=2)[:, self._per - 1 :: self._step]
+        return np.asarray(parts.sum(axis=2))
 
     def _most_inside(self, changes: Measure) -> Measure:
-        parts = self._in_windows(changes.max(axis=2))
-        inside = changes[..., :-1].max(axis=2, initial=0)
+        blocks = self._blocks(changes)
+        parts = self._in_windows(blocks.max(axis=2))
+        inside = blocks[..., :-1].max(axis=2, initial=0)
         parts[..., -1] = inside[:, self._per - 1 :: self._step]
         return np.asarray(parts.max(axis=2))
 
-    def _changes(self, blocks: Measure) -> Measure:
-        """Return how far it is from each sample to the next; 0 after the last."""
-        flat = blocks.reshape(len(blocks), -1)
-        changes = np.zeros_like(flat)
-        np.abs(flat[:, 1:] - flat[:, :-1], out=changes[:, :-1])
-        return self._blocks(changes)
-
     def _mains_power(self, x: Measure, mean: Measure) -> Measure:
         """Return the mains' power in each window: the Fourier sum at their frequency."""
-        parts = self._in_windows((x * self._phases).sum(axis=2)) * self._block_phases
+        parts = self._in_windows((self._blocks(x) * self._phases).sum(axis=2)) * self._block_phases
         at_mains = parts.sum(axis=2) - mean * self._offset_leak
         return np.asarray(2 * (at_mains.real**2 + at_mains.imag**2) / self._window)
 
-    def _trend(self, y: Measure) -> Measure:
+    def _trend(self, levels: Measure) -> Measure:
         """Return how far it is from the mean of a window's first third to that of its last."""
-        levels = self._in_windows(y.sum(axis=2))
         third = max(1, self._per // 3)
         apart = levels[..., -third:].sum(axis=2) - levels[..., :third].sum(axis=2)
         return np.asarray(np.abs(apart) / (third * self._size))
 
-    def _flat_share(self, highs: Measure, lows: Measure) -> Measure:
+    def _flat_share(self, extremes: Measure) -> Measure:
         n = min(max(1, FLAT_SAMPLES // self._size), self._per)
-        high = sliding_window_view(highs, n, axis=1).max(axis=2)
-        low = sliding_window_view(lows, n, axis=1).min(axis=2)
-        return np.asarray(self._in_windows(high - low < FLAT_UV, self._per - n + 1).mean(axis=2))
+        high, minus_low = _apart(_running_max(extremes, n), 2)
+        still = self._in_windows(high + minus_low < FLAT_UV, self._per - n + 1)
+        return np.asarray(still.sum(axis=2) / still.shape[2])
 
-    def _railed_share(self, highs: Measure, lows: Measure, high: Measure, low: Measure) -> Measure:
+    def _railed_share(self, extremes: Measure, most: Measure) -> Measure:
+        """Return the share that stays near an extreme: its lowest is near the highest, or so."""
         n = -(-RAIL_SAMPLES // self._size)
-        highs = sliding_window_view(highs, n, axis=1).max(axis=2)
-        lows = sliding_window_view(lows, n, axis=1).min(axis=2)
-        slack = (RAIL_SHARE * (high - low))[..., None]
-        at_top = self._in_windows(lows, self._per - n + 1) >= high[..., None] - slack
-        at_bottom = self._in_windows(highs, self._per - n + 1) <= low[..., None] + slack
-        return np.asarray((at_top | at_bottom).mean(axis=2))
+        high, minus_low = _apart(most, 2)
+        slack = RAIL_SHARE * (high + minus_low)
+        limits = np.concatenate([slack - minus_low, slack - high])
+        at_rail = (
+            self._in_windows(_running_max(extremes, n), self._per - n + 1) <= limits[..., None]
+        )
+        at_bottom, at_top = _apart(at_rail, 2)
+        return np.asarray((at_top | at_bottom).sum(axis=2) / at_rail.shape[2])
 
 
-def _apart(stacked: Measure, parts: Sequence[Measure]) -> list[Measure]:
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    return np.split(stacked, ends)
+@lru_cache(maxsize=64)
+def _columns(n_blocks: int, per: int, step: int) -> NDArray[np.intp]:
+    """Blocks of each window, shape ``(n_windows, per)``."""
+    return np.arange(0, n_blocks - per + 1, step)[:, None] + np.arange(per)
+
+
+def _extremes(blocks: Measure) -> Measure:
+    """Highest, then lowest with the sign turned, of each block: ``(2 len(blocks), n_blocks)``."""
+    return np.concatenate([blocks.max(axis=2), -blocks.min(axis=2)])
+
+
+def _running_max(x: Measure, n: int) -> Measure:
+    """Highest of each *n* in a row, along the last axis."""
+    highest = x[:, : x.shape[1] - n + 1]
+    for start in range(1, n):
+        highest = np.maximum(highest, x[:, start : x.shape[1] - n + 1 + start])
+    return highest
+
+
+def _apart(stacked: NDArray[Any], n: int) -> list[NDArray[Any]]:
+    """Cut into *n* parts of equal length, which are views."""
+    each = len(stacked) // n
+    return [stacked[start : start + each] for start in range(0, len(stacked), each)]

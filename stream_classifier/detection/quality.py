@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
-from stream_classifier.detection.measures import Basics, Measures, WindowMeter
+from stream_classifier.detection.measures import Basics, WindowMeter
 from stream_classifier.signals import ChannelQuality, ChannelState
 
 RANGE_UV = 10_000.0
@@ -105,6 +106,9 @@ _BIT: Final = {reason: 1 << i for i, reason in enumerate(REASONS)}
 _PASSING: Final = np.uint16(_BIT["drift"] | _BIT["not finite"])
 """These need no hold-off: nothing is left behind."""
 
+Found = dict[str, NDArray[np.bool_]]
+"""Where each reason was found; shapes ``(n_windows, n_channels)``."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Verdicts:
@@ -120,11 +124,11 @@ class Verdicts:
 
     def reasons(self, i: int) -> tuple[str, ...]:
         """Say of each channel why window *i* cannot be classified, "" where it can."""
-        return tuple(_words(mask)[0] if mask else USABLE for mask in self.poor[i].tolist())
+        return _reasons(self.poor[i].tobytes())
 
     def states(self, i: int) -> tuple[ChannelState, ...]:
         """Say what window *i* of each channel is worth."""
-        return tuple(map(_state, self.poor[i].tolist(), self.fair[i].tolist()))
+        return _states(self.poor[i].tobytes(), self.fair[i].tobytes())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,15 +213,18 @@ class Gate:
         ends: NDArray[np.int64],  # noqa: ARG002 - each window is judged by itself
         gains: NDArray[np.float32],  # noqa: ARG002 - there are none
     ) -> Verdicts:
-        poor = self._hard_limits(self._meter.basics(raw))
+        poor = _masks(self._hard_limits(self._meter.basics(raw)))
         return Verdicts(poor, np.zeros_like(poor))
 
-    def _hard_limits(self, m: Basics) -> NDArray[np.uint16]:
-        poor = _mask("not finite", ~m.finite) | _mask("flat", m.flat_share > 0)
-        poor |= _mask("out of range", m.span_uv > RANGE_UV)
+    def _hard_limits(self, m: Basics) -> Found:
+        found = {
+            "not finite": ~m.finite,
+            "flat": m.flat_share > 0,
+            "out of range": m.span_uv > RANGE_UV,
+        }
         if self._limit_offset:
-            poor |= _mask("offset", np.abs(m.mean_uv) > OFFSET_UV)
-        return np.asarray(poor)
+            found["offset"] = np.abs(m.mean_uv) > OFFSET_UV
+        return found
 
 
 class HeadGate(Gate):
@@ -261,49 +268,43 @@ class HeadGate(Gate):
         span = m.clean_span_uv * gain  # (n_windows, n_channels), µV as the network sees them
         slow = m.traversals < RHYTHMIC
         large = span > LARGE_UV
-        motion = (large & slow) | (span > ENORMOUS_UV)
-        alone = np.zeros_like(motion)
-        if span.shape[1] >= MANY:
-            middle = np.median(span, axis=1, keepdims=True)  # (n_windows, 1)
-            motion |= large & (middle > EVERYWHERE_UV)
-            alone = (span > EVERYWHERE_UV) & (span > ALONE * middle)
-            alone |= slow & (span > LARGE_UV / 2) & (span > SLOW_ALONE * middle)
-        ramp = (m.trend_share > DRIFT_SHARE) & (m.traversals < DRIFT_TRAVERSALS)
         rms = m.rms_uv * np.sqrt(1 - m.mains_share) * gain
         jump = (m.step_share > POP_SHARE) & (m.step_crest > POP_CREST)
-        poor = (
-            self._hard_limits(m)
-            | _mask("railed", m.railed_share > RAILED_SHARE)
-            | _mask("mains", m.mains_share > MAINS_SHARE)
-            | _mask("pop", jump & (m.span_uv * gain > POP_UV))
-            | _mask("drift", ramp & (span > DRIFT_UV))
-            | _mask("alone", alone)
-            | _mask("motion", motion)
-            | _mask("muscle", (m.fast_share > MUSCLE_SHARE) & (rms > MUSCLE_UV))
-        )
-        return Verdicts(self._held(poor, ends), self._fair(m, span, slow=slow))
+        ramp = (m.trend_share > DRIFT_SHARE) & (m.traversals < DRIFT_TRAVERSALS)
+        poor = self._hard_limits(m) | {
+            "railed": m.railed_share > RAILED_SHARE,
+            "mains": m.mains_share > MAINS_SHARE,
+            "pop": jump & (m.span_uv * gain > POP_UV),
+            "drift": ramp & (span > DRIFT_UV),
+            "motion": (large & slow) | (span > ENORMOUS_UV),
+            "muscle": (m.fast_share > MUSCLE_SHARE) & (rms > MUSCLE_UV),
+        }
+        fair = {
+            "mains": m.mains_share > FAIR_MAINS_SHARE,
+            "motion": slow & (span > FAIR_SPAN_UV),
+            "muscle": m.fast_share > FAIR_FAST_SHARE,
+        }
+        half_large = span > LARGE_UV / 2
+        if span.shape[1] >= MANY and half_large.any():
+            middle = np.median(span, axis=1, keepdims=True)  # (n_windows, 1)
+            poor["motion"] |= large & (middle > EVERYWHERE_UV)
+            alone = (span > EVERYWHERE_UV) & (span > ALONE * middle)
+            poor["alone"] = alone | (slow & half_large & (span > SLOW_ALONE * middle))
+            likeness = self._meter.likeness(filtered)
+            fair["uncorrelated"] = half_large & (np.abs(likeness) < FAIR_LIKENESS)
+        return Verdicts(self._held(_masks(poor), ends), _masks(fair))
 
     def _held(self, poor: NDArray[np.uint16], ends: NDArray[np.int64]) -> NDArray[np.uint16]:
         """Refuse also what comes too soon after a gap, or after a refused window."""
-        settling = np.broadcast_to(ends - self._meter.window_samples < self._settled_at, poor.shape)
+        settled_from = self._settled_at + self._meter.window_samples
+        if ends[0, 0] >= max(settled_from, int(self._clear_from.max())) and not poor.any():
+            return poor
+        settling = np.broadcast_to(ends < settled_from, poor.shape)
         wild = np.where(poor & ~_PASSING, ends + self._hold, 0)
         clear_from = np.maximum.accumulate(np.concatenate([self._clear_from[None], wild]))
         self._clear_from = clear_from[-1]
-        held = _mask("settling", settling) | _mask("hold-off", ends < clear_from[:-1])
+        held = _masks({"settling": settling, "hold-off": ends < clear_from[:-1]})
         return np.asarray(poor | held)
-
-    def _fair(
-        self, m: Measures, span: NDArray[np.float64], *, slow: NDArray[np.bool_]
-    ) -> NDArray[np.uint16]:
-        fair = (
-            _mask("mains", m.mains_share > FAIR_MAINS_SHARE)
-            | _mask("motion", slow & (span > FAIR_SPAN_UV))
-            | _mask("muscle", m.fast_share > FAIR_FAST_SHARE)
-        )
-        if span.shape[1] >= MANY:
-            stranger = (span > LARGE_UV / 2) & (np.abs(m.likeness) < FAIR_LIKENESS)
-            fair |= _mask("uncorrelated", stranger)
-        return np.asarray(fair)
 
 
 def make_gate(bundle: Bundle, *, n_channels: int, hop_samples: int, mains_hz: float) -> Gate:
@@ -325,12 +326,30 @@ def make_gate(bundle: Bundle, *, n_channels: int, hop_samples: int, mains_hz: fl
     )
 
 
-def _mask(reason: str, where: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    return np.asarray(where * np.uint16(_BIT[reason]))
+def _masks(found: Found) -> NDArray[np.uint16]:
+    """Make of where each reason was found one mask a window and channel."""
+    flags = np.array(list(found.values()))  # (n_reasons, n_windows, n_channels)
+    if not flags.any():
+        return np.zeros(flags.shape[1:], dtype=np.uint16)
+    bits = np.array([_BIT[reason] for reason in found], dtype=np.uint16)[:, None, None]
+    return np.asarray(np.bitwise_or.reduce(np.where(flags, bits, np.uint16(0)), axis=0))
 
 
 def _words(mask: int) -> tuple[str, ...]:
     return tuple(reason for i, reason in enumerate(REASONS) if mask >> i & 1)
+
+
+# Of the masks of a window's channels, as bytes: nearly all windows are like one seen before.
+@lru_cache(maxsize=1024)
+def _reasons(poor: bytes) -> tuple[str, ...]:
+    masks = np.frombuffer(poor, dtype=np.uint16).tolist()
+    return tuple(_words(mask)[0] if mask else USABLE for mask in masks)
+
+
+@lru_cache(maxsize=1024)
+def _states(poor: bytes, fair: bytes) -> tuple[ChannelState, ...]:
+    masks = (np.frombuffer(mask, dtype=np.uint16).tolist() for mask in (poor, fair))
+    return tuple(map(_state, *masks))
 
 
 def _state(poor: int, fair: int) -> ChannelState:

@@ -162,8 +162,7 @@ def smooth(watched: Watched, smoothing_s: float, bundle: Bundle) -> NDArray[np.f
     smoother = Smoother(
         smoothing_samples=round(smoothing_s * bundle.rate_hz), hop_samples=bundle.hop_samples
     )
-    windows = zip(watched.end_index.tolist(), watched.seizure, strict=True)
-    return np.array([smoother.add(end_index, seizure) for end_index, seizure in windows])
+    return smoother.add(watched.end_index, watched.seizure)
 
 
 def agree(
@@ -177,12 +176,9 @@ def agree(
         labels: Of the channels.
         channels_needed: See ``AlarmSpec``.
     """
-    fusion = Fusion(labels, channels_needed=channels_needed)
-    values = [
-        fusion.agree(one) if (~refused).any() else None
-        for one, refused in zip(smoothed, watched.refused, strict=True)
-    ]
-    return np.array([np.nan if value is None else value for value in values])
+    values = Fusion(labels, channels_needed=channels_needed).agree(smoothed)
+    known = np.array([np.nan if value is None else value for value in values])
+    return np.where(watched.refused.all(axis=1), np.nan, known)
 
 
 def alarms_of(

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_classifier.detection.smoother import Smoother
 
@@ -12,7 +14,8 @@ def smoother(**changes):
 
 
 def feed(s, values, *, start=0, hop=10):
-    return [s.add(start + i * hop, np.float32([v])).item() for i, v in enumerate(values)]
+    ends = [start + i * hop for i in range(len(values))]
+    return s.add(ends, np.float32(values)[:, None])[:, 0].tolist()
 
 
 def test_it_is_the_mean_of_the_windows_within_the_smoothing_time():
@@ -32,4 +35,17 @@ def test_no_smoothing_takes_each_window_as_it_comes():
 def test_a_gap_ages_what_was_known():
     s = smoother()
     feed(s, [1.0, 1.0, 1.0, 1.0])
-    assert np.isnan(s.add(1000, np.float32([0.0])).item())
+    assert np.isnan(s.add([1000], np.float32([[0.0]])).item())
+
+
+@given(st.integers(1, 3), st.lists(st.integers(0, 60), max_size=8), st.integers(0, 90))
+def test_cutting_the_windows_changes_no_bit(n_channels, cuts, smoothing_samples):
+    rng = np.random.default_rng(4)
+    values = rng.random((60, n_channels)).astype(np.float32)
+    values[rng.random(values.shape) < 0.2] = np.nan
+    ends = np.cumsum(rng.choice([10, 10, 10, 50], size=60))
+    whole = smoother(smoothing_samples=smoothing_samples).add(ends, values)
+    s = smoother(smoothing_samples=smoothing_samples)
+    at = sorted(cuts)
+    parts = zip(np.split(ends, at), np.split(values, at), strict=True)
+    assert np.concatenate([s.add(*part) for part in parts]).tobytes() == whole.tobytes()

@@ -44,6 +44,7 @@ from benchmarks.machine import describe, load_average, one_core
 from stream_classifier.bundle import Bundle, load_bundle
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
+from stream_classifier.engines.native import fma_peak_gflops, instruction_sets
 from stream_classifier.engines.plan import Plan
 from stream_classifier.engines.reference import classify_windows
 from stream_classifier.errors import StreamClassifierError
@@ -83,9 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--networks", nargs="+", default=list(NETWORKS), help="plain, or bundles' names or folders")
     add("--streams", type=int, nargs="+", help=f"of one channel; default {STREAMS}")
-    add("--channels", type=int, nargs="+", help=f"channels, in streams of {CHANNELS_A_STREAM}")
+    add("--channels", type=int, nargs="+", help=f"in streams of {CHANNELS_A_STREAM}, rounded up")
     add("--hops", type=int, nargs="+", help="samples; default the bundle's, and a few of others")
-    add("--engines", nargs="+", help="only those whose name begins so, peers included")
+    add("--engines", nargs="+", help=f"{ENGINES}, or how names of peers begin")
     add("--rounds", type=int, default=5)
     add("--budget-s", type=float, default=0.1, help="time of each in each round")
     add("--cold-s", type=float, default=3.0, help="seconds of each at real-time pace; 0: none")
@@ -118,6 +119,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": machine,
         "versions": _versions(),
         "fma_peak_gflops": peak,
+        "engines": session.engines,
         "networks": session.networks,
         "checked": session.checked,
         "rows": session.rows,
@@ -273,6 +275,7 @@ class _Session:
     budget_s: float
     cold_s: float
     peak: Callable[[], float] | None
+    engines: dict[str, str] = field(default_factory=dict)  # where each of ours runs
     networks: dict[str, Any] = field(default_factory=dict)
     checked: dict[str, dict[str, float]] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -386,10 +389,8 @@ class _Session:
         """Names of our engines that are there, run this network, and agree with the reference."""
         found = []
         for name in filter(self._is_wanted, ENGINES):
-            if name == "native" and not importlib.util.find_spec(
-                "stream_classifier.engines.native"
-            ):
-                self.skipped[name] = "it is not built here"
+            if name == "native" and not instruction_sets():
+                self.skipped[name] = "it was not built here"
                 continue
             if all(
                 self._agrees(
@@ -398,6 +399,7 @@ class _Session:
                 for hop in hops
             ):
                 found.append(name)
+                self.engines[name] = make_engine(bundle, name=name).name  # type: ignore[arg-type]
         return found
 
     def _agrees(self, name: str, bundle: Bundle, error: Callable[[], float]) -> bool:
@@ -421,7 +423,7 @@ class _Session:
         if not names:
             return None
         if bundle.mode != "windowed":
-            self._note({"peers": "a state that runs on is not kept by them"}, bundle)
+            self._note({"peers": "they keep no state from window to window"}, bundle)
             return None
         if importlib.util.find_spec("torch") is None:
             self.skipped["peers"] = "torch is not installed"
@@ -431,7 +433,9 @@ class _Session:
         return peers.Peers(bundle, names=names)
 
     def _is_wanted(self, name: str) -> bool:
-        return self.wanted is None or any(name.startswith(begin) for begin in self.wanted)
+        if self.wanted is None or name in self.wanted:
+            return True
+        return any(name.startswith(begin) for begin in self.wanted if begin not in ENGINES)
 
     def _note(self, reasons: dict[str, str], bundle: Bundle) -> None:
         for name, reason in reasons.items():
@@ -468,7 +472,7 @@ def _engine_error(name: str, bundle: Bundle, hop: int) -> float:
             for i in range(0, samples.shape[1], hop)
         ]
         outputs.append([np.concatenate([piece[h] for piece in pieces]) for h in handles])
-        engine.restore(engine.snapshot(handles[0]))  # the load is made with both
+        engine.restore(engine.snapshot(handles[0]))  # a load is made with both
     return float(np.abs(np.subtract(*outputs)).max())
 
 
@@ -491,11 +495,7 @@ def _fits(bundle: Bundle, hop: int) -> bool:
 
 def _peak() -> Callable[[], float] | None:
     """Return the measurement of a core's multiply-adds, GFLOP/s, where the native engine is."""
-    try:
-        from stream_classifier.engines.native import fma_peak_gflops
-    except (ImportError, StreamClassifierError):
-        return None
-    return lambda: fma_peak_gflops(seconds=PEAK_S)
+    return (lambda: fma_peak_gflops(seconds=PEAK_S)) if instruction_sets() else None
 
 
 def _loads(arguments: argparse.Namespace) -> list[_Load]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from benchmarks.peer_names import ONNX_BATCHED, TORCH_BATCHED, TORCH_ONE
+from benchmarks.peer_names import NAMES, ONNX_BATCHED, TORCH_BATCHED, TORCH_ONE
 
 Row = dict[str, Any]
 
@@ -22,23 +22,25 @@ def table(result: dict[str, Any]) -> str:
         ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         + f"; one core does {f'{peak:g} GFLOP/s' if peak else 'an unknown number'} of FMA",
     ]
+    lines.append("engines: " + ", ".join(result["engines"].values()))
     for name, network in result["networks"].items():
         rows = [row for row in result["rows"] if row["network"] == name]
         own = network["hop_samples"]
         lines += ["", _headline(name, network)]
         worst = max(result["checked"].get(name, {"": 0.0}).values())
         lines.append(f"largest difference from the reference engine: {worst:.1e}")
-        of_own = [row for row in rows if row["hop"] == own] or rows
-        lines += _matrix(f"windows/s, hop {of_own[0]['hop'] if of_own else own}", of_own, _rate)
+        hops = {row["hop"] for row in rows}
+        hop = own if own in hops else min(hops, default=own)
+        of_own = [row for row in rows if row["hop"] == hop]
+        lines += _matrix(f"windows/s, hop {hop}", of_own, _rate)
         if any(row["fraction_of_peak"] for row in of_own):
-            lines += _matrix("share of FMA peak, useful arithmetic", of_own, _fraction)
-        lines += _matrix("decision latency p50 / p99, µs, warm", of_own, _warm)
+            lines += _matrix("share of FMA peak", of_own, _fraction)
+        lines += _matrix("latency p50 / p99, µs, warm", of_own, _warm)
         cold = [row for row in of_own if row["latency_cold_us"]]
         lines += _matrix(f"the same at {network['rate_hz']:g} Hz, cold", cold, _cold)
-        for hop in sorted({row["hop"] for row in rows} - {of_own[0]["hop"]} if of_own else ()):
-            others = [row for row in rows if row["hop"] == hop and not _is_peer(row)]
-            lines += _matrix(f"windows/s, hop {hop}", others, _rate)
-            lines += _matrix(f"decision latency p50 / p99, µs, warm, hop {hop}", others, _warm)
+        others = [row for row in rows if row["hop"] != hop and row["engine"] not in NAMES]
+        lines += _matrix("windows/s, other hops", others, _rate, with_hops=True)
+        lines += _matrix("latency p50 / p99, µs, warm", others, _warm, with_hops=True)
     if result["skipped"]:
         lines += ["", "not measured"]
         lines += [f"  {name}: {reason}" for name, reason in result["skipped"].items()]
@@ -71,9 +73,9 @@ def promises(result: dict[str, Any]) -> list[str]:
     def faster(row: Row, other: Row) -> float:
         return float(row["windows_per_s"] / other["windows_per_s"])
 
-    def sooner(which: str, *, streams: int) -> Callable[[Row, Row], float | None]:
+    def sooner(which: str, *, channels: int) -> Callable[[Row, Row], float | None]:
         def ratio(row: Row, other: Row) -> float | None:
-            if row["streams"] != streams or row[which] is None or other[which] is None:
+            if _channels(row) != channels or row[which] is None or other[which] is None:
                 return None
             return float(other[which]["p50"] / row[which]["p50"])
 
@@ -82,17 +84,17 @@ def promises(result: dict[str, Any]) -> list[str]:
     of_peak = [
         f"{row['fraction_of_peak']:.0%} at {_streams(row)}"
         for row in ours.values()
-        if row["network"] == "plain" and row["fraction_of_peak"] and 8 <= row["streams"] <= 64
+        if row["network"] == "plain" and row["fraction_of_peak"] and 8 <= _channels(row) <= 64
     ]
     channels = [
         f"{network} ({row['mode']}) {row['channels_per_core']:,.0f} at {_streams(row)}"
         for (network, *_), row in ours.items()
-        if network != "plain" and row["streams"] in {64, 512}
+        if network != "plain" and _channels(row) in {64, 512}
     ]
     one = against([TORCH_ONE], faster)
     batched = against([TORCH_BATCHED, ONNX_BATCHED], faster)
-    warm = against([TORCH_BATCHED], sooner("latency_us", streams=64))
-    cold = against([TORCH_ONE], sooner("latency_cold_us", streams=1))
+    warm = against([TORCH_BATCHED], sooner("latency_us", channels=64))
+    cold = against([TORCH_ONE], sooner("latency_cold_us", channels=1))
     return [
         f"{subject} engine, hop 8; on the plain network where no other is named",
         f"  share of FMA peak: {', '.join(of_peak) or 'not measured'}",
@@ -115,16 +117,21 @@ def _headline(name: str, network: dict[str, Any]) -> str:
     )
 
 
-def _matrix(title: str, rows: list[Row], cell: Callable[[Row], str]) -> list[str]:
+def _matrix(
+    title: str, rows: list[Row], cell: Callable[[Row], str], *, with_hops: bool = False
+) -> list[str]:
     """Engines down, loads across."""
     if not rows:
         return []
-    loads = list(dict.fromkeys((row["streams"], row["channels_each"]) for row in rows))
-    cells = {(row["engine"], row["streams"], row["channels_each"]): cell(row) for row in rows}
-    heads = [f"{streams}x{each}" if each > 1 else f"{streams}" for streams, each in loads]
-    lines = ["", f"{title:{_NAME_WIDTH}}{''.join(f'{head:>{_CELL_WIDTH}}' for head in heads)}"]
+
+    def column(row: Row) -> str:
+        return f"{_streams(row)}, hop {row['hop']}" if with_hops else _streams(row)
+
+    columns = list(dict.fromkeys(column(row) for row in rows))
+    cells = {(row["engine"], column(row)): cell(row) for row in rows}
+    lines = ["", f"{title:{_NAME_WIDTH}}{''.join(f'{head:>{_CELL_WIDTH}}' for head in columns)}"]
     for engine in dict.fromkeys(row["engine"] for row in rows):
-        said = [cells.get((engine, *load), "-") for load in loads]
+        said = [cells.get((engine, head), "-") for head in columns]
         lines.append(f"  {engine:{_NAME_WIDTH - 2}}{''.join(f'{x:>{_CELL_WIDTH}}' for x in said)}")
     return lines
 
@@ -158,5 +165,5 @@ def _streams(row: Row) -> str:
     return f"{row['streams']}{each}"
 
 
-def _is_peer(row: Row) -> bool:
-    return " " in row["engine"]  # peers have names of several words
+def _channels(row: Row) -> int:
+    return int(row["streams"] * row["channels_each"])

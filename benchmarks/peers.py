@@ -209,6 +209,8 @@ class Peers:
     def _exported(self) -> bytes:
         """Return the network as an ONNX file for any number of windows."""
         if self._onnx is None:
+            import onnx  # noqa: F401 - the exporter needs it, and would say so less plainly
+
             file = io.BytesIO()
             torch.onnx.register_custom_op_symbolic("aten::asinh", _asinh, 9)
             with warnings.catch_warnings(), redirect_stdout(io.StringIO()):

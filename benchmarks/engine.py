@@ -75,6 +75,9 @@ MAX_REFERENCE_STATES: Final = 131_072
 """States beyond which the reference engine's intermediate results take gigabytes."""
 
 COLD_STREAMS: Final = (1, 64)
+MANY_CHANNELS: Final = 4096
+"""From here on a call takes up to seconds, and three rounds do."""
+
 PEAK_S: Final = 0.05
 """Time to find a core's peak in each round: it changes with what else the machine does."""
 
@@ -331,7 +334,8 @@ class _Session:
             self._note(peers.skipped, bundle)
             entries += [_LoadedPeer(peer, load, bundle) for peer in agreeing]
         measured = {id(entry): _Measured() for entry in entries}
-        for _ in range(self.rounds):
+        n_rounds = self.rounds if load.channels < MANY_CHANNELS else min(self.rounds, 3)
+        for _ in range(n_rounds):
             if self.peak is not None:
                 self.peaks.append(self.peak())
             for entry in entries:

@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine, replay, timeline
+from benchmarks import engine, footprint, pictures, replay, timeline
 
 COMMANDS = {
     "engine": engine,
+    "footprint": footprint,
+    "picture": pictures,
     "replay": replay,
     "timeline": timeline,
 }

@@ -56,6 +56,9 @@ WATCH_EVERY_S = 0.25
 QUALITY_EVERY_S = 1.0
 """How often, in signal time, what the channels are worth is looked at."""
 
+WAKE_EVERY_S = 0.2
+"""How long a prediction that is no news may wait, so that the loop is not woken for each."""
+
 PATIENCE_S = 0.01
 """How long a patient reader waits before it looks again whether there is room."""
 
@@ -140,6 +143,8 @@ class Reader:
         self._stop = stop
         self._patient = patient
         self._inbox: collections.deque[Decision] = collections.deque()
+        self._woken_s = -math.inf  # on the source's clock
+        self._known: tuple[object, ...] = ()  # what the loop was last told
         self.shed = 0  # predictions dropped because the event loop was stalled
         self.last_sample_s = 0.0  # on the source's clock; at first, when it was attached
 
@@ -211,6 +216,7 @@ class Reader:
                 if self._stop.is_set():
                     break
                 if chunk is None:
+                    self._wake_for_the_rest()
                     continue
                 self.last_sample_s = chunk.received_s
                 items = detector.feed(chunk)
@@ -235,7 +241,25 @@ class Reader:
                 return
             decision = Decision(items=events, decided_s=decision.decided_s)
         self._inbox.append(decision)
-        self._call(self._arrived.set)
+        if self._is_news(decision) or not (
+            self._woken_s <= decision.decided_s < self._woken_s + WAKE_EVERY_S
+        ):
+            self._woken_s = decision.decided_s
+            self._call(self._arrived.set)
+
+    def _is_news(self, decision: Decision) -> bool:
+        """Whether a decision says more than what p is now; waking the loop is not free."""
+        before = self._known
+        for item in decision.items:
+            if not isinstance(item, Prediction):
+                return True
+            self._known = (item.state, item.p is None, all(item.reasons), item.calibrating)
+        return self._known != before
+
+    def _wake_for_the_rest(self) -> None:
+        """Hand on what was no news, now that nothing else arrives."""
+        if self._inbox:
+            self._call(self._arrived.set)
 
     def _tell(self, future: asyncio.Future[T], outcome: T | BaseException) -> None:
         def settle() -> None:
@@ -318,14 +342,18 @@ class Pipeline:
 
     async def _take(self, decision: Decision) -> None:
         decided = self._builder.clock.utc(decision.decided_s)
+        told: list[tuple[Prediction, Signal]] = []
         for item in decision.items:
             if isinstance(item, Prediction):
                 self._take_prediction(item, decision.decided_s, decided)
+                told.append((item, self.signal))
             elif isinstance(item, AlertEvent):
                 await self._take_event(item, decided)
             else:
                 await asyncio.to_thread(self._on_calibrated, item)
         self._publish_state()
+        for prediction, signal in told:  # for looking at: no event waits for it
+            self._tell(prediction, signal, decided)
 
     def _take_prediction(self, item: Prediction, decided_s: float, decided: datetime) -> None:
         latency_s = decided_s - item.at_s
@@ -336,21 +364,29 @@ class Pipeline:
         self.signal = "none" if self._is_stale else _signal_of(item, self.signal)
         self.counters.predictions += 1
         self.counters.latency_s.append(latency_s)
-        self._sink.prediction(self._builder.prediction(item, signal=self.signal, decided=decided))
-        if not self._quality_due_s - QUALITY_EVERY_S <= item.at_s < self._quality_due_s:
-            self._look_at_quality(item)
+        if self._is_quality_due(item):
+            self._quality = overall(item.quality)
 
-    def _look_at_quality(self, item: Prediction) -> None:
-        """Say what the channels are worth, seldom enough for a person to read it."""
-        self._quality_due_s = item.at_s + QUALITY_EVERY_S
-        self._quality = overall(item.quality)
-        channels = self._reader.detector.quality
-        self._sink.quality(self._builder.quality(channels, at_s=item.at_s, signal=self.signal))
+    def _is_quality_due(self, item: Prediction) -> bool:
+        return not self._quality_due_s - QUALITY_EVERY_S <= item.at_s < self._quality_due_s
+
+    def _tell(self, item: Prediction, signal: Signal, decided: datetime) -> None:
+        """Offer a prediction, and seldom enough for a person to read it the channels' quality."""
+        self._sink.prediction(self._builder.prediction(item, signal=signal, decided=decided))
+        if self._is_quality_due(item):
+            self._quality_due_s = item.at_s + QUALITY_EVERY_S
+            channels = self._reader.detector.quality
+            self._sink.quality(self._builder.quality(channels, at_s=item.at_s, signal=signal))
 
     async def _take_event(self, event: AlertEvent, decided: datetime) -> None:
         self._event = event
         self.counters.alerts += event.seq == 0
         state = self._prediction.state if self._prediction else None
+        await self._sink.event(
+            self._builder.event(
+                event, state=state, signal=self.signal, decided=decided, quality=self._quality
+            )
+        )
         LOG.info(
             "alert %s %s: %s, p %.2f, %s",
             event.alert_id[:8],
@@ -358,11 +394,6 @@ class Pipeline:
             "on" if event.on else "off",
             event.p,
             ", ".join(map(printable, event.channels)),
-        )
-        await self._sink.event(
-            self._builder.event(
-                event, state=state, signal=self.signal, decided=decided, quality=self._quality
-            )
         )
 
     async def _watch_signal(self) -> None:

@@ -133,6 +133,8 @@ class Detector:
             self._alarm.resume(standing)
         self.standing = standing
         self._next_index: int | None = None
+        self._waiting: list[Chunk] = []  # consecutive, and too little to decide anything
+        self._due = 0  # index of the input after which there is enough
         self._max_batch = max(1, int(MAX_BATCH_SAMPLES * spec.rate_hz / rate_hz))
 
     @property
@@ -179,13 +181,16 @@ class Detector:
             )
         if not len(chunk.samples):
             return []
-        if chunk.first_index != self._next_index:
-            self._restart(chunk.first_index)
-        self._next_index = chunk.indices.stop
         out: list[Decided] = []
-        for start in range(0, len(chunk.samples), self._max_batch):
-            out += self._take(chunk, chunk.samples[start : start + self._max_batch])
-        return out
+        follows = chunk.first_index == self._next_index
+        if self._waiting and not (follows and chunk.origin_s == self._waiting[0].origin_s):
+            out += self._work()
+        if not follows:
+            self._restart(chunk.first_index)
+        self._waiting.append(chunk)
+        self._next_index = chunk.indices.stop
+        # A few samples cost nearly as much as many: those that decide nothing wait for the rest.
+        return out if self._next_index < self._due else out + self._work()
 
     def catch_up(self) -> None:
         """Let the engine do what it put off so as to decide sooner."""
@@ -206,6 +211,24 @@ class Detector:
         self._grid.restart(first_index)
         self._engine.reset(self._handle)
         self._alarm.interrupt()
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find how far the input must reach for the next window, or for a gain to change."""
+        ends = (self._grid.next_end, self._gains.next_change(self._raw.held.stop))
+        self._due = self._resampler.needs(min(end for end in ends if end is not None) - 1)
+
+    def _work(self) -> list[Decided]:
+        """Take what waits."""
+        waiting, self._waiting = self._waiting, []
+        samples = waiting[0].samples
+        if len(waiting) > 1:
+            samples = np.concatenate([chunk.samples for chunk in waiting])
+        out: list[Decided] = []
+        for start in range(0, len(samples), self._max_batch):
+            out += self._take(waiting[-1], samples[start : start + self._max_batch])
+        self._look_ahead()
+        return out
 
     def _take(self, chunk: Chunk, samples: NDArray[np.float32]) -> list[Decided]:
         plausible = np.abs(samples) < MAX_UV

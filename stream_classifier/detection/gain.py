@@ -107,6 +107,10 @@ class FrozenGains:
             yield samples[start:stop]
             start = stop
 
+    def next_change(self, index: int) -> int | None:
+        """Return the index after ``index`` where a gain may change; None if none will."""
+        return index + self._block - index % self._block if self.seeks else None
+
     def add(
         self,
         filtered: NDArray[np.float32],

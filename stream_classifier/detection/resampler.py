@@ -114,6 +114,12 @@ class Resampler:
         self._held_index += n_spent
         return out.astype(np.float32)
 
+    def needs(self, index: int) -> int:
+        """Return how far the input must reach for an output: the index after its last sample."""
+        if self._passes_through:
+            return index + 1
+        return math.floor(index * self._step) + self._reach + 2
+
     def _positions(self, first: int, n_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Input sample before each output, and the phase from there on, in whole numbers."""
         step, n_phases = self._step, self._n_phases

@@ -17,6 +17,8 @@ class WindowGrid:
         >>> grid.restart(1000)
         >>> grid.take(2)
         [range(1000, 1120), range(1008, 1128)]
+        >>> grid.next_end
+        1136
         >>> grid.take(1)
         [range(1016, 1136)]
     """
@@ -25,6 +27,11 @@ class WindowGrid:
         self.window_samples = window_samples
         self.hop_samples = hop_samples
         self._next_start = 0
+
+    @property
+    def next_end(self) -> int:
+        """Absolute index of the sample after the next window."""
+        return self._next_start + self.window_samples
 
     def restart(self, first_index: int) -> None:
         """Begin a new run at this absolute sample index."""

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -649,13 +650,18 @@ def _json_bytes(text: str) -> int:
     return len(json.dumps(text, ensure_ascii=False).encode()) - len('""')
 
 
+@lru_cache(maxsize=64)
 def _name(text: str) -> str:
     return shown(text, max_bytes=_NAME_BYTES)
 
 
 def _labels(labels: Iterable[str]) -> tuple[str, ...]:
+    return _short_labels(tuple(labels))
+
+
+@lru_cache(maxsize=64)
+def _short_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     """Shorten labels so that all of them together stay within their share of a payload."""
-    labels = tuple(labels)
     each = min(_LABEL_BYTES, max(3, _LABELS_BYTES // max(1, len(labels))))
     return tuple(shown(label, max_bytes=each) for label in labels)
 

@@ -334,3 +334,40 @@ async def test_a_signal_watch_that_fails_ends_the_pipeline(monkeypatch):
         pipeline._publish_state = lambda: None
         with pytest.raises(OSError, match="no clock"):
             await pipeline.run()
+
+
+async def test_the_loop_is_woken_for_news_and_seldom_for_predictions_alone():
+    quiet = AlarmSpec(
+        raise_threshold=0.9999, clear_threshold=0.9998, smoothing_s=0, persistence_s=0,
+        refractory_s=0,
+    )  # fmt: skip
+
+    def make(spec):
+        engine = ReferenceEngine(BUNDLE, hop_samples=8)
+        return Detector(
+            bundle=BUNDLE, spec=spec, engine=engine, settings=DetectorSettings(rule=quiet)
+        )
+
+    source = ScriptedSource(chunks(size=8), silent=True)
+    reader = make_reader(source, make=make)
+    n_woken = 0
+    really = reader._call
+
+    def call(function):
+        nonlocal n_woken
+        n_woken += not source.silence.is_set()
+        really(function)
+
+    reader._call = call
+    sink = RecordingSink()
+    async with reader:
+        running = asyncio.create_task(make_pipeline(reader, sink).run())
+        await asyncio.to_thread(source.silence.wait, 10)
+        await sink.until(lambda: len(sink.predictions) == (2000 - 120) // 8 + 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    n_news = sum(
+        before.state is not after.state
+        for before, after in zip(sink.predictions, sink.predictions[1:], strict=False)
+    )
+    assert n_woken <= 3 + n_news  # attached, the first prediction, and no time passes here

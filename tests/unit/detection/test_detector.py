@@ -130,6 +130,15 @@ def test_a_prediction_carries_the_time_of_its_window_s_last_sample():
     assert np.diff([p.end_index for p in out]).tolist() == [8] * (len(out) - 1)
 
 
+@pytest.mark.parametrize("first", [0, 1001])
+def test_a_window_is_decided_with_its_last_sample_and_waits_for_no_other(first):
+    d = detector()
+    for i, sample in enumerate(channels(1, 300), start=first):
+        for prediction in predictions(d.feed(Chunk(samples=sample[None], first_index=i))):
+            assert prediction.end_index == i
+    assert d.n_windows == (300 - 120) // 8 + 1
+
+
 def test_resampling_does_not_shift_the_time():
     t = np.arange(1500) / 250.0
     slow = np.interp(t, np.arange(len(EEG)) / 178.0, EEG).astype(np.float32)[:, None]

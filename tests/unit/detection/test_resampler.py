@@ -99,3 +99,16 @@ def test_a_restart_forgets_the_run_before():
 def test_an_impossible_rate_is_refused(rate):
     with pytest.raises(ValueError, match="finite and above 0"):
         Resampler(in_hz=rate, out_hz=178.0, n_channels=1)
+
+
+@given(st.sampled_from(RATES), st.integers(0, 10**8), st.integers(0, 400))
+def test_it_says_how_much_input_an_output_needs(in_hz, first, later):
+    resampler = Resampler(in_hz=in_hz, out_hz=178.0, n_channels=1)
+    resampler.restart(first)
+    wanted = resampler.next_index + later
+    n_needed = resampler.needs(wanted) - first
+    samples = np.zeros((n_needed, 1), np.float32)
+    resampler.feed(samples[:-1])
+    assert resampler.next_index <= wanted
+    resampler.feed(samples[-1:])
+    assert resampler.next_index > wanted

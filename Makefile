@@ -12,6 +12,11 @@ else
 TEST_EXTRAS := test,demo,report,recordings,torch
 endif
 
+# What an installation depends on; the native engine is compiled by it where there is a compiler.
+SOURCES := pyproject.toml constraints.txt setup.py $(wildcard stream_classifier/engines/cpp/*)
+SAY_ENGINE = $(BIN)/python -c 'from stream_classifier.engines import default_engine; \
+	print("engine on the CPU:", default_engine())' >&2
+
 .PHONY: help demo test lint format clean mosquitto
 
 help:
@@ -37,7 +42,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist stream_classifier/engines/_native* *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # Debian keeps venv in a package of its own.
 $(BIN)/python:
@@ -48,17 +53,19 @@ $(BIN)/python:
 	    apt-get update -qq && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } || \
 	  { echo "python's venv module is missing. Try: sudo apt-get install python3-venv"; exit 1; }
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) ..." >&2
 	@$(PIP) -e '.[demo]'
+	@$(SAY_ENGINE)
 	@touch $@
 
-$(VENV)/.test-$(TORCH): pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test-$(TORCH): $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) ..." >&2
 	@$(PIP) -e '.[$(TEST_EXTRAS)]'
+	@$(SAY_ENGINE)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	@echo "installing into $(VENV) ..." >&2
 	@$(PIP) -e '.[dev,$(TEST_EXTRAS)]'
 	@touch $@

@@ -12,10 +12,10 @@ writes, so that any changed byte in any file is refused. That detects damage and
 not prove who made a bundle: whoever can write the folder can also write new digests.
 
 Weights are laid out as in PyTorch, gates in the order i, f, g, o (C channels, K kernel, H hidden
-units): ``conv1.weight`` (C, features, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K), and
-so on, ``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one), for
-a second layer ``lstm2.weight_ih`` (4H, H) and so on, ``head.weight`` (outputs, 3H; over the last,
-mean and maximal state of the last layer), ``head.bias``.
+units): ``conv1.weight`` (C, features, K), ``conv1.bias`` (C), ``conv2.weight`` (C, C before, K),
+and so on, ``lstm.weight_ih`` (4H, C), ``lstm.weight_hh`` (4H, H), ``lstm.bias`` (4H, the only one),
+for a second layer ``lstm2.weight_ih`` (4H, H) and so on, ``head.weight`` (outputs, 3H; over the
+last, mean and maximal state of the last layer), ``head.bias``.
 """
 
 from __future__ import annotations

@@ -85,8 +85,13 @@ class ModelSettings(Section):
         description="name of a shipped bundle, or a bundle's folder; unset: headset, for the data "
         "set's own recordings bonn",
     )
-    engine: Literal["auto", "reference", "torch"] = Field("auto", description="what runs the LSTM")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the torch engine runs")
+    engine: Literal["auto", "native", "reference", "torch"] = Field(
+        "auto",
+        description="what runs the LSTM; auto: native where it was built, else reference",
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where the torch engine runs; auto takes torch for cuda"
+    )
     hop_samples: Annotated[int, Field(ge=1, le=120)] | None = Field(
         None, description="samples from one window to the next; unset: the bundle's"
     )

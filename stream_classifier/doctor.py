@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.util
 import platform
 import shutil
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from stream_classifier.config import MqttSettings, Settings
+    from stream_classifier.config import ModelSettings, MqttSettings, Settings
 
 State = Literal["ok", "warn", "fail"]
 
@@ -100,6 +101,7 @@ def examine(
         ("lsl round trip", _round_trip),
         ("broker", lambda: _broker(settings.mqtt, is_chosen=broker_is_chosen)),
         ("model", lambda: _model(settings.model.bundle)),
+        ("engine", lambda: _engine(settings.model)),
         ("clock", _clock),
         ("state folder", lambda: _state_folder(settings.outbox.path)),
         ("extras", _extras),
@@ -265,6 +267,33 @@ def _model(name: str | None) -> Finding:
     if not deviation <= TOLERANCE:
         return Finding("model", "fail", said, "install numpy and the package again")
     return Finding("model", "ok", said)
+
+
+def _engine(model: ModelSettings) -> Finding:
+    """Run the self-test on the engine that ``run`` would use."""
+    from stream_classifier.bundle import default_bundle, load_bundle  # noqa: PLC0415
+    from stream_classifier.engines import instruction_sets, make_engine  # noqa: PLC0415
+    from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
+        TOLERANCE,
+        selftest_deviation,
+    )
+
+    bundle = load_bundle(model.bundle or default_bundle("live"))
+    build = functools.partial(make_engine, name=model.engine, device=model.device)
+    name = build(bundle, hop_samples=model.hop_samples).name
+    deviation = selftest_deviation(bundle, build=build)
+    said = f"{name}, self-test off by {deviation:.1e}"
+    if not deviation <= TOLERANCE:
+        return Finding("engine", "fail", said, "--engine reference, and tell us")
+    if model.engine == "auto" and model.device == "cpu" and not instruction_sets():
+        return Finding(
+            "engine",
+            "warn",
+            f"{said}; the native engine, many times as fast, was not built",
+            "install a C++ compiler (Debian: sudo apt-get install g++ python3-dev), then the "
+            "package again",
+        )
+    return Finding("engine", "ok", said)
 
 
 def _clock() -> Finding:

@@ -132,7 +132,7 @@ class NotFiniteError(SignalError, ValueError):
 
     def __init__(self, *, where: str, found: str) -> None:
         super().__init__(
-            f"{where}: expected a finite number, found {found}. Try: put a number in its place, and "
+            f"{where}: expected a finite number, found {found}. Try: put a number in its place and "
             "decide on no window that holds it, or reset the stream as after a gap"
         )
 

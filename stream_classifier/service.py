@@ -99,6 +99,7 @@ async def serve(
         device=settings.model.device,
         hop_samples=settings.model.hop_samples,
     )
+    LOG.info("model %s %s, engine %s", bundle.name, bundle.digest[:12], engine.name)
     detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)
     stop = threading.Event()
     source = await _source(settings.source, stop)

@@ -66,7 +66,7 @@ def run(
     ] = None,
     stream: Annotated[str | None, typer.Option(help="Name to publish under.")] = None,
     bundle: Annotated[str | None, typer.Option(help="Model bundle: a name or a folder.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, reference or torch.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, native, reference or torch.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this time.")] = None,
     config: ConfigOption = None,

@@ -25,6 +25,8 @@ slot follows from its number alone.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines.plan import Plan, check_samples
 from stream_classifier.engines.snapshot import StreamState, pack, unpack
 from stream_classifier.errors import ShapeError
+from stream_classifier.signals import Engine
 
 F32 = NDArray[np.float32]
 
@@ -249,14 +252,23 @@ def _lane_products(rows: F32, weight: F32) -> F32:
     return (flat @ weight).reshape(*outer, weight.shape[1])
 
 
-def classify_windows(bundle: Bundle, windows_uv: F32) -> F32:
-    """Classify single stretches, each from zero state, through the reference engine.
+class Build(Protocol):
+    """How an engine is made: an engine's class, or what makes one with more settings."""
+
+    def __call__(self, bundle: Bundle, *, hop_samples: int) -> Engine:
+        """Return an engine for a bundle."""
+        ...
+
+
+def classify_windows(bundle: Bundle, windows_uv: F32, *, build: Build = ReferenceEngine) -> F32:
+    """Classify single stretches, each from zero state.
 
     Args:
         bundle: Network, weights and scaler. Its filters are not applied: a filter needs more
             past than one window has.
         windows_uv: Shape ``(n_windows, n_samples)``, µV; for a windowed bundle as long as its
             window, for a continuous one at least so long.
+        build: Makes the engine that runs them.
 
     Returns:
         Shape ``(n_windows, n_classes)``, probabilities: the last decision on each.
@@ -272,7 +284,7 @@ def classify_windows(bundle: Bundle, windows_uv: F32) -> F32:
     stride = bundle.network.stride_samples
     one_window = bundle.window_samples // stride * stride
     hop = one_window if bundle.mode == "windowed" else stride
-    engine = ReferenceEngine(bundle, hop_samples=hop)
+    engine = build(bundle, hop_samples=hop)
     windows_uv = windows_uv[:, beyond % stride :]  # so that the last decision is at the very end
     lanes = engine.open(len(windows_uv))  # one lane a window
     scaled = scaler.scale(np.ascontiguousarray(windows_uv.T, dtype=np.float32))

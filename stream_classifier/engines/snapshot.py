@@ -8,7 +8,7 @@ they are taken; nothing is unpickled.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as format_safetensors
 
-from stream_classifier.bundle import Bundle, canonical_json
+from stream_classifier.bundle import Bundle, NetworkSpec, canonical_json
 from stream_classifier.engines.plan import Plan
 from stream_classifier.errors import EngineError
 
@@ -56,7 +56,7 @@ class StreamState:
 
 def pack(state: StreamState, bundle: Bundle, *, hop_samples: int) -> bytes:
     """Write a stream's state, and what it is a state of."""
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "run": np.array([state.n_skipped, state.n_steps], np.int64),
         "previous": state.previous,
         "h_sum": state.h_sum,
@@ -94,26 +94,10 @@ def unpack(packed: bytes, bundle: Bundle, plan: Plan, *, hop_samples: int) -> St
         raise _unusable(f"1 to {MAX_LANES} channels", "another number")
     if run is None or run.dtype != np.int64 or run.shape != (2,) or run.min() < 0:
         raise _unusable("two counts of a run", "others")
-    L, S, H = len(previous), plan.n_states, net.hidden
     n_skipped, n_done = map(int, run)
-    past = min(n_done, plan.n_steps) if not plan.is_windowed else 0
-    inputs = [net.n_features, *(conv.channels for conv in net.stem)]
-    shapes: dict[str, tuple[int, ...]] = {"run": (2,), "previous": (L,), "past": (past, L, H)}
-    shapes |= {name: (L, S, H) if plan.is_windowed else (0, S, H) for name in ("h_sum", "h_max")}
-    shapes |= {f"{kind}{n}": (L, S, H) for n in range(net.layers) for kind in "hc"}
-    for n, conv in enumerate(net.stem):
-        n_waiting = len(tensors[f"waiting{n}"]) if f"waiting{n}" in tensors else 0
-        shapes[f"waiting{n}"] = (min(n_waiting, conv.kernel - 1), L, inputs[n])
     if n_skipped > plan.lead_samples or (n_done and n_skipped < plan.lead_samples):
         raise _unusable(f"{plan.lead_samples} samples left out", f"{n_skipped}")
-    if {name: x.shape for name, x in tensors.items()} != shapes:
-        raise _unusable("the arrays of this network", "others")
-    for name, x in tensors.items():
-        if name != "run" and x.dtype != np.float32:
-            raise _unusable(f"{name} in float32", str(x.dtype))
-        unfinished = name == "h_max"  # -inf until its window's first step
-        if not (np.isfinite(x) | (unfinished & (x == -np.inf))).all():
-            raise _unusable(f"finite numbers in {name}", "NaN or infinity")
+    _check_arrays(tensors, net, plan, n_lanes=len(previous), n_steps=n_done)
     return StreamState(
         n_skipped=n_skipped,
         n_steps=n_done,
@@ -125,6 +109,29 @@ def unpack(packed: bytes, bundle: Bundle, plan: Plan, *, hop_samples: int) -> St
         h_max=tensors["h_max"].copy(),
         past=tensors["past"].copy(),
     )
+
+
+def _check_arrays(
+    tensors: dict[str, NDArray[Any]], net: NetworkSpec, plan: Plan, *, n_lanes: int, n_steps: int
+) -> None:
+    L, S, H = n_lanes, plan.n_states, net.hidden
+    past = 0 if plan.is_windowed else min(n_steps, plan.n_steps)
+    inputs = [net.n_features, *(conv.channels for conv in net.stem)]
+    windows = (L if plan.is_windowed else 0, S, H)
+    shapes: dict[str, tuple[int, ...]] = {"run": (2,), "previous": (L,), "past": (past, L, H)}
+    shapes |= {"h_sum": windows, "h_max": windows}
+    shapes |= {f"{kind}{n}": (L, S, H) for n in range(net.layers) for kind in "hc"}
+    for n, conv in enumerate(net.stem):
+        n_waiting = len(tensors[f"waiting{n}"]) if f"waiting{n}" in tensors else 0
+        shapes[f"waiting{n}"] = (min(n_waiting, conv.kernel - 1), L, inputs[n])
+    if {name: x.shape for name, x in tensors.items()} != shapes:
+        raise _unusable("the arrays of this network", "others")
+    for name, x in tensors.items():
+        if name != "run" and x.dtype != np.float32:
+            raise _unusable(f"{name} in float32", str(x.dtype))
+        unfinished = name == "h_max"  # -inf until its window's first step
+        if not (np.isfinite(x) | (unfinished & (x == -np.inf))).all():
+            raise _unusable(f"finite numbers in {name}", "NaN or infinity")
 
 
 def _owner(bundle: Bundle, hop_samples: int) -> bytes:

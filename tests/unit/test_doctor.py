@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from stream_classifier import doctor
-from stream_classifier.config import MqttSettings, Settings
+from stream_classifier.config import ModelSettings, MqttSettings, Settings
 from stream_classifier.doctor import Finding, examine
 from stream_classifier.errors import StreamNotFoundError
 
@@ -111,6 +111,21 @@ def test_a_wall_clock_that_was_never_set_is_a_failure(monkeypatch):
     assert doctor._clock().state == "fail"
 
 
+def test_the_engine_that_would_run_is_named_and_tried():
+    found = doctor._engine(ModelSettings(engine="reference"))
+    assert found.state == "ok"
+    assert found.said.startswith("reference (numpy), self-test off by")
+
+
+def test_without_the_native_engine_the_engine_in_its_place_is_named(monkeypatch):
+    monkeypatch.setattr("stream_classifier.engines.instruction_sets", lambda: ())
+    found = doctor._engine(ModelSettings())
+    assert found.state == "warn"
+    assert "reference (numpy)" in found.said
+    assert "was not built" in found.said
+    assert "g++" in found.fix
+
+
 def test_every_check_reports_once_and_each_in_time(monkeypatch):
     never = threading.Event()
     for name in ("_round_trip", "_broker", "_model"):
@@ -124,6 +139,7 @@ def test_every_check_reports_once_and_each_in_time(monkeypatch):
         "lsl round trip",
         "broker",
         "model",
+        "engine",
         "clock",
         "state folder",
         "extras",

@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 from stream_classifier.bundle import ConvSpec, NetworkSpec, load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
+from stream_classifier.engines.native import NativeEngine, instruction_sets
 from stream_classifier.engines.reference import ReferenceEngine, classify_windows
 from stream_classifier.errors import EngineError, MissingExtraError, NotFiniteError, ShapeError
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed: [torch] extra")
+INSTRUCTIONS = instruction_sets()
+needs_native = pytest.mark.skipif(
+    not INSTRUCTIONS, reason="the native engine was not built: it needs a C++ compiler"
+)
 ENGINES = [
     "reference",
+    pytest.param("native", marks=needs_native),
     pytest.param("torch", marks=[pytest.mark.torch, needs_torch]),
 ]
 BONN = load_bundle("bonn")
@@ -159,23 +165,35 @@ def test_a_run_s_first_window_is_the_same_in_both_modes_and_the_next_is_not(name
     assert np.abs(windowed[1:] - continuous[1:]).max() > 1e-3
 
 
+def exact(bundle, name, hop):
+    """An engine whose results are the same to the bit, by name or instruction set."""
+    if name == "reference":
+        return ReferenceEngine(bundle, hop_samples=hop)
+    return NativeEngine(bundle, hop_samples=hop, instructions=name)
+
+
+exact_engines = pytest.mark.parametrize("name", ["reference", *INSTRUCTIONS])
+
+
 @given(
     st.lists(st.integers(0, 10**6), max_size=30), st.sampled_from([4, 8, 12, 40]), st.integers(1, 5)
 )
 @settings(max_examples=12)
+@exact_engines
 @every_bundle
-def test_the_reference_engine_does_not_care_how_samples_are_cut(bundle, cuts, hop, n_channels):
+def test_an_exact_engine_does_not_care_how_samples_are_cut(bundle, name, cuts, hop, n_channels):
     z = np.stack([np.roll(Z[:600], 77 * c) for c in range(n_channels)], axis=1)
-    whole = run(ReferenceEngine(bundle, hop_samples=hop), z)
-    cut = run(ReferenceEngine(bundle, hop_samples=hop), z, cuts)
+    whole = run(exact(bundle, name, hop), z)
+    cut = run(exact(bundle, name, hop), z, cuts)
     assert whole.tobytes() == cut.tobytes()
 
 
 @given(data=st.data())
 @settings(max_examples=10)
+@exact_engines
 @both_modes
-def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(bundle, data):
-    engine = ReferenceEngine(bundle, hop_samples=8)
+def test_an_exact_engine_does_not_care_who_else_is_in_the_batch(bundle, name, data):
+    engine = exact(bundle, name, 8)
     n_streams = data.draw(st.integers(1, 6))
     streams = {}
     for i in range(n_streams):
@@ -193,8 +211,10 @@ def test_the_reference_engine_does_not_care_who_else_is_in_the_batch(bundle, dat
             place[handle] += len(fed[handle])
         for handle, out in engine.feed(fed).items():
             got[handle].append(out)
+        if data.draw(st.booleans()):
+            engine.catch_up()
     for handle, z in streams.items():
-        alone = run(ReferenceEngine(bundle, hop_samples=8), z[: place[handle]])
+        alone = run(exact(bundle, name, 8), z[: place[handle]])
         together = np.concatenate(got[handle]) if got[handle] else alone[:0]
         assert together.tobytes() == alone.tobytes()
 
@@ -279,7 +299,7 @@ def test_large_samples_are_numbers(bundle, name):
 def test_weights_of_another_network_are_refused():
     with pytest.raises(EngineError, match=r"expected conv1.weight of shape \(6, 2, 8\).*found"):
         make_engine(replace(BUNDLES["three layers, windowed"], weights=BONN.weights))
-    with pytest.raises(EngineError, match="found weights other.weight"):
+    with pytest.raises(EngineError, match=r"found weights other\.weight"):
         make_engine(replace(BONN, weights={**BONN.weights, "other.weight": np.zeros(1)}))
     with pytest.raises(EngineError, match=r"expected head.bias .*found none"):
         make_engine(

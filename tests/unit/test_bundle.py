@@ -234,7 +234,8 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(folder, where):
         ({"gain": {"target_uv": 0.0}}, "target_uv must be above 0"),
         ({"gain": {"target_uv": 40.0, "low": 2.0}}, "low <= 1 <= high"),
         ({"gain": {"target_uv": 40.0, "adaptive": True}}, "adaptive"),
-        ({"network": {"stem": []}}, "1 to 8 convolutions"),
+        ({"network": {"layers": 0}}, "1 to 8 layers"),
+        ({"network": {"features": "spectrum"}}, "features"),
         ({"network": {"stem": [{"channels": 1, "kernel": 8, "stride": 9}]}}, "stride"),
         ({"network": {"stem": [{"channels": 1, "kernel": 8}]}}, r"stem\.0\.stride"),
         ({"network": {"conv_channels": 24}}, "conv_channels"),
@@ -339,8 +340,9 @@ def test_a_split_that_contradicts_itself_is_refused(folder, change):
 @pytest.mark.parametrize(
     "change",
     [
-        {"stem": ()},
         {"stem": (ConvSpec(1, 2, 1),) * 9},
+        {"layers": 0},
+        {"layers": 9, "hidden": 4},
         {"stem": (ConvSpec(200, 8, 2), ConvSpec(200, 8, 2))},
         {"hidden": 0},
         {"hidden": 200},

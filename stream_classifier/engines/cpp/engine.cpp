@@ -19,10 +19,8 @@ constexpr int BLOCK_STEPS = 8;
 // Below this many tiles a thread costs more than it saves.
 constexpr std::size_t TILES_A_THREAD = 2;
 
-enum Which { ALL, FINISHING, REST };
-
-int outputs_of(const Network::Conv& conv, std::int64_t n_inputs) {
-    return n_inputs < conv.kernel ? 0 : int((n_inputs - conv.kernel) / conv.stride + 1);
+std::int64_t outputs_of(const Network::Conv& conv, std::int64_t n_inputs) {
+    return n_inputs < conv.kernel ? 0 : (n_inputs - conv.kernel) / conv.stride + 1;
 }
 
 }  // namespace
@@ -53,6 +51,13 @@ struct Engine::Lane {
     std::int64_t n_steps;
     bool lags;
     int n_waiting[MAX_CONVS];
+    // Where the run stands; counted along, since divisions are dear.
+    std::int64_t first;        // oldest window under way, or begun next
+    std::int64_t n_begun;      // windows begun
+    std::int64_t finishes_at;  // steps done when the oldest is finished
+    std::int64_t begins_at;    // step with which the next begins
+    int first_slot;            // of the oldest
+    int newest;                // place in the ring of the newest hidden state
     // Of the block of samples being worked through:
     int n_new;      // features
     int n_inputs;   // of the LSTM: steps to do
@@ -63,8 +68,11 @@ struct Engine::Lane {
 struct Engine::Moving {
     float* state;
     const float* input;  // of the first layer: its product where windowed
-    std::int64_t step;
+    float* h_before;     // of the last layer
+    float* h_after;
+    int parity;      // which of its two places a hidden state is in after this step
     float* decided;  // where the window's decision goes, if this step finishes one
+    int newest;      // place in the ring
 };
 
 struct Engine::Scratch {
@@ -99,7 +107,7 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
         c.waiting_at = waiting_floats_;
         waiting_floats_ += std::size_t(conv.kernel - 1) * inputs;
         c.max_inputs = conv.kernel - 1 + arriving;
-        arriving = outputs_of(conv, c.max_inputs);
+        arriving = int(outputs_of(conv, c.max_inputs));
         // (out, in, kernel) -> (kernel, in, out): the inputs of one output lie side by side.
         std::vector<float> w(std::size_t(conv.kernel) * inputs * conv.channels);
         for (int out = 0; out < conv.channels; ++out)
@@ -242,11 +250,11 @@ void Engine::close(std::int64_t stream) { streams_.erase(stream); }
 
 int Engine::n_lanes(std::int64_t stream) const { return streams_.at(stream)->n_lanes; }
 
-int Engine::steps_after(const Stream& s, std::int64_t n_samples) const {
+std::int64_t Engine::steps_after(const Stream& s, std::int64_t n_samples) const {
     std::int64_t n = n_samples - std::min<std::int64_t>(n_samples, net_.lead_samples - s.n_skipped);
     for (std::size_t i = 0; i < convs_.size(); ++i)
         n = outputs_of(net_.convs[i], s.n_waiting[i] + n);
-    return int(n);
+    return n;
 }
 
 std::int64_t Engine::windows_after(std::int64_t n_steps) const {
@@ -285,10 +293,7 @@ void Engine::feed(const Fed* fed, std::size_t n_fed) {
             l.n = fed[i].n;
             l.decided = fed[i].decided + std::size_t(lane) * net_.n_classes;
             l.n_decided = 0;
-            l.n_skipped = s.n_skipped;
-            l.n_steps = s.n_steps;
-            l.lags = s.lags;
-            std::copy(s.n_waiting.begin(), s.n_waiting.end(), l.n_waiting);
+            place(l);
         }
     }
     run(lanes);
@@ -299,15 +304,26 @@ void Engine::catch_up() {
     for (auto& entry : streams_)
         for (int lane = 0; entry.second->lags && lane < entry.second->n_lanes; ++lane) {
             Lane& l = lanes.emplace_back(Lane{});
-            Stream& s = *entry.second;
-            l.stream = &s;
+            l.stream = entry.second.get();
             l.lane = lane;
-            l.n_skipped = s.n_skipped;
-            l.n_steps = s.n_steps;
-            l.lags = true;
-            std::copy(s.n_waiting.begin(), s.n_waiting.end(), l.n_waiting);
+            place(l);
         }
     run(lanes);
+}
+
+// Take over where a lane's stream stands.
+void Engine::place(Lane& l) const {
+    const Stream& s = *l.stream;
+    l.n_skipped = s.n_skipped;
+    l.n_steps = s.n_steps;
+    l.lags = s.lags;
+    std::copy(s.n_waiting.begin(), s.n_waiting.end(), l.n_waiting);
+    l.first = windows_after(s.n_steps);
+    l.n_begun = s.n_steps ? (s.n_steps - 1) / net_.steps_per_hop + 1 : 0;
+    l.finishes_at = net_.n_steps + l.first * net_.steps_per_hop;
+    l.begins_at = l.n_begun * net_.steps_per_hop;
+    l.first_slot = int(l.first % net_.n_states);
+    l.newest = int((s.n_steps + ring_ - 1) % ring_);
 }
 
 void Engine::run(std::vector<Lane>& lanes) {
@@ -362,13 +378,11 @@ void Engine::run_tile(Lane* lanes, int n_lanes, Scratch& scratch) const {
                         : l.inputs + std::size_t(step) * inputs_;
                 // The last step of the call: what is decided now is all that anybody waits for.
                 const bool is_last = done + block_samples_ >= l.n && step + 1 == l.n_inputs;
-                const bool finishes = windows_after(l.n_steps + 1) > windows_after(l.n_steps);
-                l.lags = is_last && finishes && net_.is_windowed;
+                l.lags = is_last && net_.is_windowed && l.n_steps + 1 == l.finishes_at;
                 if (l.lags)
                     std::memcpy(l.stream->lagging_input.data() + std::size_t(l.lane) * 4 * hidden_,
                                 input, sizeof(float) * 4 * hidden_);
-                gather(l, l.n_steps, input, l.lags ? FINISHING : ALL, scratch);
-                ++l.n_steps;
+                gather(l, input, scratch);
             }
             advance(scratch);
             decide(scratch);
@@ -385,8 +399,8 @@ void Engine::rest_of_last_step(Lane* lanes, int n_lanes, Scratch& scratch) const
         if (!l.lags) continue;
         const float* input =
             l.stream->lagging_input.data() + std::size_t(l.lane) * 4 * hidden_;
-        gather(l, l.n_steps - 1, input, REST, scratch);
         l.lags = false;
+        gather_windows(l, l.n_steps - 1, l.first, l.first_slot, input, nullptr, scratch);
     }
     advance(scratch);
 }
@@ -450,7 +464,8 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
             const float* waiting =
                 l.stream->waiting.data() + waiting_floats_ * l.lane + c.waiting_at;
             std::memcpy(in, waiting, sizeof(float) * l.n_waiting[at] * c.inputs);
-            const int n_out = outputs_of(net_.convs[at], l.n_waiting[at] + l.n_inputs);
+            const int n_in = l.n_waiting[at] + l.n_inputs;
+            const int n_out = n_in < c.kernel ? 0 : (n_in - c.kernel) / c.stride + 1;
             for (int k = 0; k < n_out; ++k)
                 scratch.dense.push_back({in + std::size_t(k) * c.stride * c.inputs,
                                          out + std::size_t(k) * c.channels});
@@ -460,7 +475,8 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
             Lane& l = lanes[i];
             const float* in = scratch.inputs[at].data() + std::size_t(i) * c.max_inputs * c.inputs;
             float* waiting = l.stream->waiting.data() + waiting_floats_ * l.lane + c.waiting_at;
-            const int n_in = l.n_waiting[at] + l.n_inputs, n_out = outputs_of(net_.convs[at], n_in);
+            const int n_in = l.n_waiting[at] + l.n_inputs;
+            const int n_out = n_in < c.kernel ? 0 : (n_in - c.kernel) / c.stride + 1;
             l.n_waiting[at] = n_in - n_out * c.stride;
             std::memcpy(waiting, in + std::size_t(n_out) * c.stride * c.inputs,
                         sizeof(float) * l.n_waiting[at] * c.inputs);
@@ -480,24 +496,43 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
         kernels_.dense(input_product_, scratch.dense.data(), int(scratch.dense.size()));
 }
 
-// Add the states of a lane that take a step of its run.
-void Engine::gather(Lane& l, std::int64_t step, const float* input, int which, Scratch& s) const {
-    const std::int64_t n_before = windows_after(step), n_after = windows_after(step + 1);
+// Add the states of a lane that take its next step, and count it.
+void Engine::gather(Lane& l, const float* input, Scratch& scratch) const {
+    const std::int64_t step = l.n_steps++;
+    const std::int64_t first = l.first;
+    const int slot = l.first_slot;
     float* decided = nullptr;
-    if (n_after > n_before && which != REST)
-        decided = l.decided + std::size_t(l.n_decided++) * l.stream->n_lanes * net_.n_classes;
-    if (!net_.is_windowed) {
-        (step == 0 ? s.fresh : s.moving)
-            .push_back({state_of(*l.stream, l.lane, 0), input, step, decided});
-        return;
+    if (step == l.begins_at) {
+        ++l.n_begun;
+        l.begins_at += net_.steps_per_hop;
     }
-    // Windows number n_before (finished next) to step / steps_per_hop (begun last) are under way.
-    std::int64_t first = n_before, last = step / net_.steps_per_hop;
-    if (which == FINISHING) last = first;
-    if (which == REST) ++first;
-    for (std::int64_t window = first; window <= last; ++window) {
-        float* state = state_of(*l.stream, l.lane, window % net_.n_states);
-        const bool begins = window * net_.steps_per_hop == step;
+    if (l.n_steps == l.finishes_at) {
+        decided = l.decided + std::size_t(l.n_decided++) * l.stream->n_lanes * net_.n_classes;
+        ++l.first;
+        l.finishes_at += net_.steps_per_hop;
+        if (++l.first_slot == net_.n_states) l.first_slot = 0;
+    }
+    if (net_.is_windowed)
+        return gather_windows(l, step, first, slot, input, decided, scratch);
+    float* state = state_of(*l.stream, l.lane, 0);
+    float* ring = state + layers_.size() * 3 * hidden_;
+    float* before = ring + std::size_t(l.newest) * hidden_;
+    if (++l.newest == ring_) l.newest = 0;
+    (step == 0 ? scratch.fresh : scratch.moving)
+        .push_back({state, input, before, ring + std::size_t(l.newest) * hidden_, int(step & 1),
+                    decided, l.newest});
+}
+
+// Add the windows of a lane from `first` on that take a step; if the lane lags, the first alone.
+void Engine::gather_windows(const Lane& l, std::int64_t step, std::int64_t first, int slot,
+                            const float* input, float* decided, Scratch& scratch) const {
+    const bool one_begins = l.begins_at - net_.steps_per_hop == step;
+    const std::int64_t end = l.lags ? first + 1 : l.n_begun;
+    const int parity = int(step & 1), top = 3 * (int(layers_.size()) - 1);
+    for (std::int64_t window = first; window < end; ++window) {
+        float* state = state_of(*l.stream, l.lane, slot);
+        if (++slot == net_.n_states) slot = 0;
+        const bool begins = one_begins && window + 1 == l.n_begun;
         if (begins) {
             float* sum = state + layers_.size() * 3 * hidden_;
             for (std::size_t layer = 0; layer < layers_.size(); ++layer)
@@ -505,8 +540,10 @@ void Engine::gather(Lane& l, std::int64_t step, const float* input, int which, S
             std::fill_n(sum, hidden_, 0.0f);
             std::fill_n(sum + hidden_, hidden_, -INFINITY);
         }
-        (begins ? s.fresh : s.moving)
-            .push_back({state, input, step, window == n_before ? decided : nullptr});
+        (begins ? scratch.fresh : scratch.moving)
+            .push_back({state, input, state + (top + 1 - parity) * hidden_,
+                        state + (top + parity) * hidden_, parity,
+                        window == first ? decided : nullptr, 0});
     }
 }
 
@@ -518,18 +555,21 @@ void Engine::advance(Scratch& scratch) const {
         for (int layer = 0; layer < int(layers_.size()); ++layer) {
             const Layer& l = layers_[layer];
             const bool is_shared = l.cell.w_input == nullptr;
-            const bool is_summed = net_.is_windowed && layer + 1 == int(layers_.size());
+            const bool is_last = layer + 1 == int(layers_.size());
             for (std::size_t i = 0; i < moving.size(); ++i) {
                 const Moving& m = moving[i];
-                CellRow& row = scratch.rows[i];
-                row.init = is_shared ? m.input : l.bias.data();
-                row.input = layer ? hidden_of(m.state, layer - 1, m.step) : m.input;
-                row.h = m.step ? hidden_of(m.state, layer, m.step - 1) : nullptr;
-                row.c = m.state + (std::size_t(layer) * 3 + 2) * hidden_;
-                row.h_out = hidden_of(m.state, layer, m.step);
-                row.sum = is_summed ? m.state + layers_.size() * 3 * hidden_ : nullptr;
-                row.max = is_summed ? row.sum + hidden_ : nullptr;
-                if (fresh && !net_.is_windowed) std::fill_n(row.c, hidden_, 0.0f);
+                float* own = m.state + std::size_t(layer) * 3 * hidden_;
+                float* sum = is_last && net_.is_windowed ? own + 3 * hidden_ : nullptr;
+                if (fresh && !net_.is_windowed) std::fill_n(own + 2 * hidden_, hidden_, 0.0f);
+                scratch.rows[i] = {
+                    is_shared ? m.input : l.bias.data(),
+                    layer ? own + (m.parity - 3) * hidden_ : m.input,
+                    is_last ? m.h_before : own + (1 - m.parity) * hidden_,
+                    own + 2 * hidden_,
+                    is_last ? m.h_after : own + m.parity * hidden_,
+                    sum,
+                    sum ? sum + hidden_ : nullptr,
+                };
             }
             kernels_.cells(l.cell, scratch.rows.data(), int(moving.size()), fresh);
         }
@@ -543,20 +583,21 @@ void Engine::decide(Scratch& scratch) const {
         for (const Moving& m : *some)
             if (m.decided) scratch.finished.push_back(&m);
     if (scratch.finished.empty()) return;
-    const int n_outputs = head_.m, top = int(layers_.size()) - 1;
+    const int n_outputs = head_.m;
     const float share = 1.0f / net_.n_steps;
     scratch.dense.clear();
     for (std::size_t i = 0; i < scratch.finished.size(); ++i) {
         const Moving& m = *scratch.finished[i];
         float* readout = scratch.readouts.data() + i * 3 * hidden_;
-        std::copy_n(hidden_of(m.state, top, m.step), hidden_, readout);
+        std::copy_n(m.h_after, hidden_, readout);
         const float* rest = m.state + layers_.size() * 3 * hidden_;
         if (net_.is_windowed) {
             for (int u = 0; u < hidden_; ++u) readout[hidden_ + u] = rest[u] * share;
             std::copy_n(rest + hidden_, hidden_, readout + 2 * hidden_);
         } else {
-            kernels_.slide(rest, int((m.step - net_.n_steps + 1) % ring_), net_.n_steps, ring_,
-                           hidden_, readout + hidden_, readout + 2 * hidden_);
+            const int oldest = m.newest + 1 - net_.n_steps;
+            kernels_.slide(rest, oldest < 0 ? oldest + ring_ : oldest, net_.n_steps, ring_, hidden_,
+                           readout + hidden_, readout + 2 * hidden_);
         }
         scratch.dense.push_back({readout, scratch.logits.data() + i * n_outputs});
     }

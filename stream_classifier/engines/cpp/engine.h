@@ -134,7 +134,7 @@ class Engine {
     Floats pack_columns(const std::vector<float>& w, int n, int m) const;
     std::unique_ptr<Stream> make_stream(int n_lanes) const;
     void clear(Stream& s) const;
-    int steps_after(const Stream& s, std::int64_t n_samples) const;
+    std::int64_t steps_after(const Stream& s, std::int64_t n_samples) const;
     std::int64_t windows_after(std::int64_t n_steps) const;
     float* state_of(const Stream& s, int lane, std::int64_t slot) const;
     float* hidden_of(float* state, int layer, std::int64_t step) const;
@@ -143,7 +143,10 @@ class Engine {
     void run_tile(Lane* lanes, int n_lanes, Scratch& scratch) const;
     void see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) const;
     void rest_of_last_step(Lane* lanes, int n_lanes, Scratch& scratch) const;
-    void gather(Lane& lane, std::int64_t step, const float* input, int which, Scratch& s) const;
+    void place(Lane& lane) const;
+    void gather(Lane& lane, const float* input, Scratch& scratch) const;
+    void gather_windows(const Lane& lane, std::int64_t step, std::int64_t first, int slot,
+                        const float* input, float* decided, Scratch& scratch) const;
     void advance(Scratch& scratch) const;
     void decide(Scratch& scratch) const;
     void transfer(Stream& s, Snapshot& snapshot, bool to_stream) const;

@@ -33,7 +33,7 @@ struct Engine::Stream {
     bool lags;                // the last step has been done for the finished window only
     std::vector<int> n_waiting;  // by convolution
     Floats previous;          // (lanes)
-    Floats waiting;           // (lanes, waiting_floats): inputs that the next outputs need
+    Floats waiting;           // (lanes, waiting_floats): by convolution, inputs still needed
     Floats states;            // (lanes, lane_floats)
     Floats lagging_input;     // (lanes, 4 hidden): the last step's input product, while it lags
 };
@@ -77,7 +77,7 @@ struct Engine::Moving {
 
 struct Engine::Scratch {
     Floats now, before, u, v;      // (tile lanes x block samples)
-    std::vector<Floats> inputs;    // by convolution and for the LSTM: (tile lanes, max, channels)
+    Floats inputs;                 // (tile lanes, block steps, inputs of the LSTM)
     Floats products;               // (tile lanes, block steps, 4 hidden)
     std::vector<DenseRow> dense;
     std::vector<Moving> moving, fresh;
@@ -104,9 +104,9 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
         c.kernel = conv.kernel;
         c.stride = conv.stride;
         c.inputs = inputs;
-        c.waiting_at = waiting_floats_;
-        waiting_floats_ += std::size_t(conv.kernel - 1) * inputs;
         c.max_inputs = conv.kernel - 1 + arriving;
+        c.waiting_at = waiting_floats_;
+        waiting_floats_ += std::size_t(c.max_inputs) * inputs;
         arriving = int(outputs_of(conv, c.max_inputs));
         // (out, in, kernel) -> (kernel, in, out): the inputs of one output lie side by side.
         std::vector<float> w(std::size_t(conv.kernel) * inputs * conv.channels);
@@ -167,13 +167,11 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
         s->before = Floats(flat);
         s->u = Floats(flat);
         s->v = Floats(flat);
-        for (const Conv& c : convs_)
-            s->inputs.emplace_back(std::size_t(tile_lanes_) * c.max_inputs * c.inputs);
-        s->inputs.emplace_back(std::size_t(tile_lanes_) * block_steps_ * inputs_);
+        s->inputs = Floats(std::size_t(tile_lanes_) * block_steps_ * inputs_);
         if (net_.is_windowed)
             s->products = Floats(std::size_t(tile_lanes_) * block_steps_ * 4 * hidden_);
         const std::size_t n_rows = std::size_t(tile_lanes_) * net_.n_states;
-        s->dense.reserve(std::size_t(tile_lanes_) * block_samples_);
+        s->dense.resize(std::size_t(tile_lanes_) * std::max(block_samples_, block_steps_));
         s->moving.reserve(n_rows);
         s->fresh.reserve(n_rows);
         s->rows.resize(n_rows);
@@ -408,6 +406,12 @@ void Engine::rest_of_last_step(Lane* lanes, int n_lanes, Scratch& scratch) const
 // From samples to the LSTM's inputs, for one block of samples of each lane of a tile.
 void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) const {
     const int n_features = net_.n_features(), n_convs = int(convs_.size());
+    // Where the inputs of a convolution lie, the waiting ones first; or those of the LSTM.
+    auto inputs_at = [&](const Lane& l, int i, int conv) {
+        return conv < n_convs ? l.stream->waiting.data() + waiting_floats_ * l.lane +
+                                    convs_[conv].waiting_at
+                              : scratch.inputs.data() + std::size_t(i) * block_steps_ * inputs_;
+    };
     int n_flat = 0;
     for (int i = 0; i < n_lanes; ++i) {
         Lane& l = lanes[i];
@@ -438,9 +442,7 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
     n_flat = 0;
     for (int i = 0; i < n_lanes; ++i) {
         Lane& l = lanes[i];
-        const int per_lane = n_convs ? convs_[0].max_inputs : block_steps_;
-        float* to = scratch.inputs[0].data() + std::size_t(i) * per_lane * n_features;
-        if (n_convs) to += l.n_waiting[0] * n_features;
+        float* to = inputs_at(l, i, 0) + (n_convs ? l.n_waiting[0] * n_features : 0);
         for (int k = 0; k < l.n_new; ++k, ++n_flat) {
             if (net_.asinh) {
                 *to++ = scratch.u[n_flat];
@@ -451,49 +453,41 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
         }
         l.n_inputs = l.n_new;
     }
+    DenseRow* const rows = scratch.dense.data();
     for (int at = 0; at < n_convs; ++at) {
         const Conv& c = convs_[at];
         const bool is_last = at + 1 == n_convs;
-        const int next_max = is_last ? block_steps_ : convs_[at + 1].max_inputs;
-        scratch.dense.clear();
+        int n_rows = 0;
         for (int i = 0; i < n_lanes; ++i) {
             Lane& l = lanes[i];
-            float* in = scratch.inputs[at].data() + std::size_t(i) * c.max_inputs * c.inputs;
-            float* out = scratch.inputs[at + 1].data() + std::size_t(i) * next_max * c.channels;
+            const float* in = inputs_at(l, i, at);
+            float* out = inputs_at(l, i, at + 1);
             if (!is_last) out += l.n_waiting[at + 1] * c.channels;
-            const float* waiting =
-                l.stream->waiting.data() + waiting_floats_ * l.lane + c.waiting_at;
-            std::memcpy(in, waiting, sizeof(float) * l.n_waiting[at] * c.inputs);
             const int n_in = l.n_waiting[at] + l.n_inputs;
             const int n_out = n_in < c.kernel ? 0 : (n_in - c.kernel) / c.stride + 1;
-            for (int k = 0; k < n_out; ++k)
-                scratch.dense.push_back({in + std::size_t(k) * c.stride * c.inputs,
-                                         out + std::size_t(k) * c.channels});
-        }
-        kernels_.dense(c.dense, scratch.dense.data(), int(scratch.dense.size()));
-        for (int i = 0; i < n_lanes; ++i) {
-            Lane& l = lanes[i];
-            const float* in = scratch.inputs[at].data() + std::size_t(i) * c.max_inputs * c.inputs;
-            float* waiting = l.stream->waiting.data() + waiting_floats_ * l.lane + c.waiting_at;
-            const int n_in = l.n_waiting[at] + l.n_inputs;
-            const int n_out = n_in < c.kernel ? 0 : (n_in - c.kernel) / c.stride + 1;
+            for (int k = 0; k < n_out; ++k, in += c.stride * c.inputs, out += c.channels)
+                rows[n_rows++] = {in, out};
             l.n_waiting[at] = n_in - n_out * c.stride;
-            std::memcpy(waiting, in + std::size_t(n_out) * c.stride * c.inputs,
-                        sizeof(float) * l.n_waiting[at] * c.inputs);
             l.n_inputs = n_out;
         }
+        kernels_.dense(c.dense, rows, n_rows);
+        for (int i = 0; i < n_lanes; ++i) {
+            float* in = inputs_at(lanes[i], i, at);
+            if (lanes[i].n_inputs)
+                std::memmove(in, in + std::size_t(lanes[i].n_inputs) * c.stride * c.inputs,
+                             sizeof(float) * lanes[i].n_waiting[at] * c.inputs);
+        }
     }
-    scratch.dense.clear();
+    int n_rows = 0;
     for (int i = 0; i < n_lanes; ++i) {
         Lane& l = lanes[i];
-        l.inputs = scratch.inputs[n_convs].data() + std::size_t(i) * block_steps_ * inputs_;
+        l.inputs = inputs_at(l, i, n_convs);
+        float* product = scratch.products.data() + std::size_t(i) * block_steps_ * 4 * hidden_;
         for (int k = 0; net_.is_windowed && k < l.n_inputs; ++k)
-            scratch.dense.push_back(
-                {l.inputs + std::size_t(k) * inputs_,
-                 scratch.products.data() + (std::size_t(i) * block_steps_ + k) * 4 * hidden_});
+            rows[n_rows++] = {l.inputs + std::size_t(k) * inputs_,
+                              product + std::size_t(k) * 4 * hidden_};
     }
-    if (net_.is_windowed)
-        kernels_.dense(input_product_, scratch.dense.data(), int(scratch.dense.size()));
+    if (net_.is_windowed) kernels_.dense(input_product_, rows, n_rows);
 }
 
 // Add the states of a lane that take its next step, and count it.
@@ -585,7 +579,6 @@ void Engine::decide(Scratch& scratch) const {
     if (scratch.finished.empty()) return;
     const int n_outputs = head_.m;
     const float share = 1.0f / net_.n_steps;
-    scratch.dense.clear();
     for (std::size_t i = 0; i < scratch.finished.size(); ++i) {
         const Moving& m = *scratch.finished[i];
         float* readout = scratch.readouts.data() + i * 3 * hidden_;
@@ -599,9 +592,9 @@ void Engine::decide(Scratch& scratch) const {
             kernels_.slide(rest, oldest < 0 ? oldest + ring_ : oldest, net_.n_steps, ring_, hidden_,
                            readout + hidden_, readout + 2 * hidden_);
         }
-        scratch.dense.push_back({readout, scratch.logits.data() + i * n_outputs});
+        scratch.dense[i] = {readout, scratch.logits.data() + i * n_outputs};
     }
-    kernels_.dense(head_, scratch.dense.data(), int(scratch.dense.size()));
+    kernels_.dense(head_, scratch.dense.data(), int(scratch.finished.size()));
     for (std::size_t i = 0; i < scratch.finished.size(); ++i) {
         float* p = scratch.logits.data() + i * n_outputs;
         float* decided = scratch.finished[i]->decided;

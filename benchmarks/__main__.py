@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine, footprint, pictures, replay, timeline
+from benchmarks import engine, footprint, latency, pictures, replay, timeline
 
 COMMANDS = {
     "engine": engine,
     "footprint": footprint,
+    "latency": latency,
     "picture": pictures,
     "replay": replay,
     "timeline": timeline,

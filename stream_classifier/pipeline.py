@@ -387,6 +387,7 @@ class Pipeline:
                 event, state=state, signal=self.signal, decided=decided, quality=self._quality
             )
         )
+        await asyncio.sleep(0)  # the sink's turn: it goes out before anything else is done
         LOG.info(
             "alert %s %s: %s, p %.2f, %s",
             event.alert_id[:8],

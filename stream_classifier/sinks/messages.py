@@ -558,8 +558,7 @@ def stamped(payload: bytes, **facts: Scalar) -> bytes:
     Raises:
         ValueError: If the payload is no JSON.
     """
-    fields = json.loads(payload) | facts
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _compact(json.loads(payload) | facts)
 
 
 def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: bool) -> bytes:
@@ -571,13 +570,17 @@ def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: boo
     fields = json.loads(payload)
     decided = fields.get("decided") if isinstance(fields, dict) else None
     decided_at = datetime.fromisoformat(str(decided)).astimezone(UTC)
-    return stamped(
-        payload,
-        published=iso_utc(published),
-        seq=seq,
-        late=published - decided_at > LATE_AFTER,
-        durable=durable,
-    )
+    facts = {
+        "published": iso_utc(published),
+        "seq": seq,
+        "late": published - decided_at > LATE_AFTER,
+        "durable": durable,
+    }
+    return _compact(fields | facts)
+
+
+def _compact(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import operator
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,14 @@ LOCK_WAIT_S = 0.5
 
 MEMORY_ROWS = 1_000
 """Events kept in memory at most while the disk takes none."""
+
+HELD_ROWS = 100
+"""Events that wait are held in memory, too, while they are so few: the disk need not be read."""
+
+FORGET_AFTER_S = 0.5
+"""Deletions wait so long for an event to come, whose commit takes them along: one of their own
+costs the disk as much as an event's, which would have to wait for it. A process that is killed
+meanwhile sends those events again."""
 
 _CREATE_LATEST = "CREATE TABLE IF NOT EXISTS latest (topic TEXT PRIMARY KEY, payload BLOB NOT NULL)"
 """The newest event of each topic, delivered or not: what stood when a process ended."""
@@ -128,9 +138,14 @@ class Outbox:
         self._database: sqlite3.Connection | None = None
         self._is_open = False
         self._memory: list[OutboxRow] = []
-        self._gone: set[str] = set()  # delivered, but the disk did not take the deletion
+        self._gone: set[str] = set()  # delivered, but not deleted yet
         self._last_position = 0
         self._n_rows = 0
+        # All that wait, oldest first; None: there are more, or the disk takes none.
+        self._held: dict[str, OutboxRow] | None = None
+        self._n_putting = 0  # on their way to the disk
+        self._counting = threading.Lock()  # for all of these; never kept while the disk works
+        self._deleting: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         """Open the file.
@@ -153,13 +168,16 @@ class Outbox:
         traceback: TracebackType | None,
     ) -> None:
         """Let go of the file; events that wait stay in it."""
+        if self._deleting is not None:
+            self._deleting.cancel()
         await self._on_thread(self._close)
         self._thread.shutdown()
 
     @property
     def n_pending(self) -> int:
         """Events that wait for the broker."""
-        return self._n_rows - len(self._gone) + len(self._memory)
+        with self._counting:
+            return self._n_rows - len(self._gone) + len(self._memory)
 
     async def put(
         self, event_id: str, topic: str, payload: bytes, *, expendable: bool = False
@@ -175,15 +193,32 @@ class Outbox:
         Returns:
             Whether it is committed to disk; if not, it is kept in memory.
         """
+        with self._counting:
+            self._n_putting += 1
         return await self._on_thread(self._put, event_id, topic, payload, expendable)
 
     async def pending(self, *, limit: int = 100) -> list[OutboxRow]:
         """Return the oldest events that wait, in the order they were put."""
+        with self._counting:
+            if self._held or (self._held is not None and not self._n_putting):
+                return list(itertools.islice(self._held.values(), limit))
         return await self._on_thread(self._pending, limit)
 
     async def delivered(self, event_id: str) -> None:
         """Forget an event: the broker has it. An unknown id is no error."""
-        await self._on_thread(self._delivered, event_id)
+        with self._counting:
+            was_held = self._held is not None and self._held.pop(event_id, None) is not None
+            if was_held:
+                self._gone.add(event_id)
+        if not was_held:
+            await self._on_thread(self._delivered, event_id)
+        elif self._deleting is None:
+            loop = asyncio.get_running_loop()
+            self._deleting = loop.call_later(FORGET_AFTER_S, self._delete_soon)
+
+    def _delete_soon(self) -> None:
+        self._deleting = None
+        self._thread.submit(self._delete_delivered)
 
     async def _on_thread(self, work: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
@@ -238,6 +273,8 @@ class Outbox:
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
             )
             self._last_position = max(self._last_position, newest)
+            if not self._n_rows and not self._memory:
+                self._held = {}
         except BaseException:
             database.close()
             raise
@@ -281,6 +318,7 @@ class Outbox:
     def _close(self) -> None:
         if self._memory:
             log.error("%d alert events that the disk did not take are lost", len(self._memory))
+        self._delete_delivered()
         self._is_open = False
         if self._database is not None:
             self._database.close()
@@ -294,6 +332,13 @@ class Outbox:
         return self._database
 
     def _put(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
+        try:
+            return self._take(event_id, topic, payload, expendable)
+        finally:
+            with self._counting:
+                self._n_putting -= 1
+
+    def _take(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
         if any(row.event_id == event_id for row in self._memory):
             return False
         row = OutboxRow(
@@ -318,7 +363,7 @@ class Outbox:
     def _insert(self, database: sqlite3.Connection, row: OutboxRow) -> None:
         with database:  # one transaction: committed at its end, or rolled back
             database.execute("BEGIN IMMEDIATE")
-            n_gone = self._delete_gone(database)
+            gone, n_gone = self._delete_gone(database)
             n_new = database.execute(
                 "INSERT INTO outbox (position, event_id, topic, payload, expendable, put_at) "
                 "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
@@ -331,15 +376,22 @@ class Outbox:
                 "ON CONFLICT (topic) DO UPDATE SET payload = excluded.payload",
                 (row.topic, row.payload),
             )
-        self._gone.clear()
-        self._n_rows += n_new - n_gone - n_dropped
+        with self._counting:
+            self._gone -= gone
+            self._n_rows += n_new - n_gone - n_dropped
+            if n_dropped or (self._held is not None and len(self._held) >= HELD_ROWS):
+                self._held = None
+            elif self._held is not None and n_new:
+                self._held[row.event_id] = row
         self._last_position += n_new
         self._report_dropped(n_dropped)
 
     def _remember(self, row: OutboxRow, *, why: str) -> None:
         self._report_fault(f"takes no events, keeping them in memory: {why}")
         self._last_position = row.position
-        self._memory.append(row)
+        with self._counting:
+            self._memory.append(row)
+            self._held = None
         if len(self._memory) > MEMORY_ROWS:
             first = min(self._memory, key=lambda row: (not row.expendable, row.position))
             self._memory.remove(first)
@@ -361,6 +413,9 @@ class Outbox:
             self._report_fault(f"gives no events: {error}")
             on_disk = []
         rows = sorted((*on_disk, *self._memory), key=operator.attrgetter("position"))
+        with self._counting:
+            if self._n_rows == len(self._gone) and not self._memory:
+                self._held = {}
         return rows[:limit]
 
     def _delivered(self, event_id: str) -> None:
@@ -368,18 +423,29 @@ class Outbox:
             if row.event_id == event_id:
                 self._memory.remove(row)
                 return
-        self._gone.add(event_id)
+        with self._counting:
+            self._gone.add(event_id)
+        self._delete_delivered()
+
+    def _delete_delivered(self) -> None:
+        if not self._gone:
+            return
         with contextlib.suppress(sqlite3.Error):  # a full disk takes no deletion either
             database = self._connected()
             with database:
                 database.execute("BEGIN IMMEDIATE")
-                n_gone = self._delete_gone(database)
-            self._n_rows -= n_gone
-            self._gone.clear()
+                gone, n_gone = self._delete_gone(database)
+            with self._counting:
+                self._gone -= gone
+                self._n_rows -= n_gone
 
-    def _delete_gone(self, database: sqlite3.Connection) -> int:
-        ids = ((event_id,) for event_id in self._gone)
-        return max(0, database.executemany("DELETE FROM outbox WHERE event_id = ?", ids).rowcount)
+    def _delete_gone(self, database: sqlite3.Connection) -> tuple[set[str], int]:
+        """Delete what was delivered; return which ids that were, and how many were there."""
+        with self._counting:
+            gone = set(self._gone)
+        ids = ((event_id,) for event_id in gone)
+        n_gone = database.executemany("DELETE FROM outbox WHERE event_id = ?", ids).rowcount
+        return gone, max(0, n_gone)
 
     def _drop_old(self, database: sqlite3.Connection, before: float) -> int:
         # The oldest row tells, so that a long queue is not searched at every event.

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from stream_classifier.errors import OutboxError
-from stream_classifier.sinks.outbox import MEMORY_ROWS, Outbox, read_latest
+from stream_classifier.sinks.outbox import HELD_ROWS, MEMORY_ROWS, Outbox, read_latest
 
 TOPIC = "stream_classifier/bed3/alert/event"
 
@@ -358,3 +358,37 @@ async def test_the_newest_event_of_a_topic_is_remembered_even_when_it_is_deliver
     assert read_latest(path, TOPIC) == b"payload 2"
     assert read_latest(path, "no/topic") is None
     assert read_latest(path.with_name("none.sqlite"), TOPIC) is None
+
+
+async def test_more_events_than_are_held_in_memory_keep_their_order(path: Path) -> None:
+    ids = [f"event-{n}" for n in range(HELD_ROWS + 20)]
+    async with outbox(path) as box:
+        await put(box, *ids)
+        assert await waiting_all(box) == ids
+        for event_id in ids:
+            assert (await box.pending(limit=1))[0].event_id == event_id
+            await box.delivered(event_id)
+        assert await waiting(box) == []
+        await put(box, "next")
+        assert await waiting(box) == ["next"]
+
+
+async def test_a_delivered_event_is_deleted_without_another_one_and_by_closing(path: Path) -> None:
+    def on_disk(box: Outbox) -> int:
+        assert box._database is not None
+        return int(box._database.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+    async with outbox(path) as box:
+        await put(box, "a")
+        await box.delivered("a")
+        async with asyncio.timeout(10):
+            while box._thread.submit(on_disk, box).result():  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        await put(box, "b")
+        await box.delivered("b")
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+
+async def waiting_all(box: Outbox) -> list[str]:
+    return [row.event_id for row in await box.pending(limit=10**6)]

@@ -38,6 +38,13 @@ _LABELS: Final = {
     "torch": "torch engine",
     TORCH_ONE: "torch, one at a time",
 }
+_PART_NAMES: Final = {
+    "lsl": "LSL",
+    "detector": "detector and engine",
+    "outbox": "into asyncio and onto the disk",
+    "sink": "message made and sent",
+    "broker": "broker, to the subscriber",
+}
 _LABEL_GAP: Final = 0.062
 """Least distance of two labels, as a share of the height of a panel."""
 _LABEL_TOP: Final = 0.98
@@ -50,11 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Draw the figures of the engine benchmark."""
+    """Draw the figures of the engine or the latency benchmark."""
     figures = json.loads(arguments.figures.read_text(encoding="utf-8"))
-    if not {"networks", "rows"} <= figures.keys():
-        raise SystemExit(f"{arguments.figures}: expected figures of the benchmark engine")
-    draw_engine(figures, arguments.picture)
+    if {"networks", "rows"} <= figures.keys():
+        draw_engine(figures, arguments.picture)
+    elif {"peer", "rows"} <= figures.keys():
+        draw_latency(figures, arguments.picture)
+    else:
+        raise SystemExit(f"{arguments.figures}: expected figures of engine or latency")
     return {"picture": str(arguments.picture)}
 
 
@@ -107,6 +117,49 @@ def draw_engine(figures: dict[str, Any], path: Path) -> None:
         figure.suptitle(
             f"One core of {processor}, one thread; every stream due every hop",
             x=0.01, ha="left", fontsize=10, color=MUTED,
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+
+def draw_latency(figures: dict[str, Any], path: Path) -> None:
+    """Draw where the time goes from a sample pushed to its alert received, by channels.
+
+    Args:
+        figures: What ``latency.measure`` returned.
+        path: File to write; its ending says how.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colors = dict(zip(_PART_NAMES, (MUTED, BLUE, GREEN, ORANGE, PURPLE), strict=True))
+    bars = [(f"stream_classifier, {row['channels']}", row) for row in figures["rows"]]
+    bars += [(f"{figures['peer']['name']}, {r['channels']}", r) for r in figures["peer"]["rows"]]
+    with mpl.rc_context(STYLE):
+        figure, panel = plt.subplots(figsize=(10, 1.3 + 0.45 * len(bars)), layout="constrained")
+        for y, (_, row) in enumerate(bars):
+            start = 0.0
+            for part, ms in row.get("parts_ms", {}).items():
+                label = _PART_NAMES[part] if y == 0 else None
+                panel.barh(y, ms["p50"], left=start, height=0.6, color=colors[part], label=label)
+                start += ms["p50"]
+            whole = row["sample_to_subscriber_ms"]
+            if not start:
+                panel.barh(y, whole["p50"], height=0.6, color=VERMILION)
+            panel.plot([whole["p50"]], [y], "|", color="black", markersize=16, zorder=3,
+                       label="p50 of the whole" if y == 0 else None)  # fmt: skip
+            panel.plot([whole["p99"]], [y], "k>", markersize=5,
+                       label="p99 of the whole" if y == 0 else None)  # fmt: skip
+        panel.set_yticks(range(len(bars)), [name for name, _ in bars])
+        panel.invert_yaxis()
+        panel.set(xlabel="ms; bars are the medians of the parts", xlim=(0, None))
+        figure.legend(fontsize=8, loc="outside right upper")
+        panel.set_title(
+            f"Sample pushed to alert received, each event committed first; {figures['broker']}",
+            loc="left", fontsize=10,
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)

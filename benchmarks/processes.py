@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from stream_classifier.sinks.embedded_broker import EmbeddedBroker
 
 START_S = 10.0
+_COMPILED = Path(gettempdir()) / "stream_classifier-benchmarks-compiled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def started(
 def own(*arguments: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of our commands, its files in a folder of the benchmark's."""
     folders = {name: str(home) for name in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
+    # Compiled files as any installation has them, whatever the environment says.
+    folders |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(_COMPILED)}
     command = (sys.executable, "-m", "stream_classifier", *arguments)
     with started(*command, environment=folders) as process:
         yield process

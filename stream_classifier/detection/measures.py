@@ -113,7 +113,8 @@ class WindowMeter:
 
     def basics(self, raw: NDArray[np.float32]) -> Basics:
         """Measure what is quick, of the windows in a stretch; see ``measure``."""
-        x, finite = self._numbers(raw)
+        x = np.empty(raw.shape[::-1])
+        finite = self._fill(x, raw)
         blocks = self._blocks(x)
         extremes = _extremes(blocks)
         high, minus_low = _apart(self._in_windows(extremes).max(axis=2), 2)
@@ -135,8 +136,8 @@ class WindowMeter:
         n, C = self._window, raw.shape[1]
         stacked = np.empty((3 * C, len(raw)))
         x, y, xx = _apart(stacked, 3)
-        x[:], finite = self._numbers(raw)
-        y[:], _ = self._numbers(filtered)
+        finite = self._fill(x, raw)
+        self._fill(y, filtered)
         np.multiply(x, x, out=xx)
         sums = self._in_windows(self._blocks(stacked).sum(axis=2))
         in_x, _, in_xx = _apart(sums.sum(axis=2), 3)
@@ -185,7 +186,8 @@ class WindowMeter:
             Shape ``(n_windows, n_channels)``, -1 to 1.
         """
         n = self._window
-        y, _ = self._numbers(filtered)
+        y = np.empty(filtered.shape[::-1])
+        self._fill(y, filtered)
         middle = np.median(y, axis=0, keepdims=True)  # of all channels
         signals = (y, y * y, y * middle, middle, middle * middle)
         sums = [self._in_windows(self._blocks(s).sum(axis=2)).sum(axis=2) for s in signals]
@@ -193,17 +195,20 @@ class WindowMeter:
         varied = np.maximum((yy - ys * ys / n) * (mm - ms * ms / n), TINY)
         return np.asarray(np.clip((ym - ys * ms / n) / np.sqrt(varied), -1, 1).T)
 
-    def _numbers(self, samples: NDArray[np.float32]) -> tuple[Measure, NDArray[np.bool_]]:
-        """Return shape ``(n_channels, n_samples)``, 0 for what is none, and which windows are."""
-        x = np.ascontiguousarray(samples.T, dtype=np.float64)
-        finite = np.isfinite(x)
-        if finite.all():
+    def _fill(self, x: Measure, samples: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Put samples into ``(n_channels, n_samples)``, 0 for what is none; say which windows are.
+
+        Returns:
+            Whether every sample of a window is a number, shape ``(n_windows, n_channels)``.
+        """
+        x[:] = samples.T
+        if math.isfinite(np.add.reduce(x, axis=None)):
             n_windows = (len(samples) - self._window) // (self._step * self._size) + 1
-            return x, np.ones((n_windows, len(x)), dtype=np.bool_)
+            return np.ones((n_windows, len(x)), dtype=np.bool_)
+        finite = np.isfinite(x)
         x[~finite] = 0
         blocks = np.asarray(self._blocks(finite).all(axis=2))
-        windows = self._in_windows(blocks)
-        return x, np.asarray(windows.all(axis=2).T)
+        return np.asarray(self._in_windows(blocks).all(axis=2).T)
 
     def _blocks(self, x: NDArray[Any]) -> NDArray[Any]:
         return x.reshape(len(x), -1, self._size)

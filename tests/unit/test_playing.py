@@ -30,7 +30,9 @@ async def test_a_recording_waits_for_a_stalled_loop_and_sheds_nothing(monkeypatc
     recording = Recording("x", "x", "x", 100.0, ("C3",), runs=lambda: iter([Run(0, zeros)]))
     stop = threading.Event()
     source = RecordingSource(recording, stop=stop)
-    detector = SimpleNamespace(feed=lambda chunk: [chunk.first_index], close=lambda: None)
+    detector = SimpleNamespace(
+        feed=lambda chunk: [chunk.first_index], catch_up=lambda: None, close=lambda: None
+    )
     async with Reader(
         source, lambda _spec: detector, clock=source.clock, stop=stop, patient=True
     ) as reader:

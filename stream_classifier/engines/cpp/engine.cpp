@@ -82,6 +82,7 @@ struct Engine::Scratch {
     std::vector<DenseRow> dense;
     std::vector<Moving> moving, fresh;
     std::vector<CellRow> rows;
+    Floats pairs;                  // inputs and hidden states of `rows`, in bfloat16
     std::vector<const Moving*> finished;
     Floats readouts;               // (tile lanes, 3 hidden)
     Floats logits;                 // (tile lanes, outputs)
@@ -127,11 +128,16 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
     layers_.reserve(net_.layers.size());
     for (const Network::Layer& layer : net_.layers) {
         Layer& l = layers_.emplace_back();
-        l.w_input = pack_gates(layer.w_input, inputs, inputs);
-        l.w_hidden = pack_gates(layer.w_hidden, H, H);
-        l.bias = pack_gates(layer.bias, 1, 1);
+        l.w_input = pack_gates(layer.w_input, inputs);
+        l.w_hidden = pack_gates(layer.w_hidden, H);
+        l.bias = pack_gates(layer.bias, 1);
         const bool is_shared = net_.is_windowed && layers_.size() == 1;
-        l.cell = {is_shared ? nullptr : l.w_input.data(), l.w_hidden.data(), inputs, H,
+        if (kernels.to_pairs) {
+            if (!is_shared) l.w_input = pack_pairs(l.w_input, inputs);
+            l.w_hidden = pack_pairs(l.w_hidden, H);
+        }
+        l.cell = {is_shared ? nullptr : l.w_input.data(), l.w_hidden.data(),
+                  kernels.to_pairs ? n_pairs(inputs) : inputs, kernels.to_pairs ? n_pairs(H) : H,
                   hidden_ / width};
         inputs = H;
     }
@@ -175,6 +181,7 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
         s->moving.reserve(n_rows);
         s->fresh.reserve(n_rows);
         s->rows.resize(n_rows);
+        if (kernels.to_pairs) s->pairs = Floats(n_rows * (n_pairs(std::max(inputs_, H)) + n_pairs(H)));
         s->finished.reserve(tile_lanes_);
         s->readouts = Floats(std::size_t(tile_lanes_) * 3 * hidden_);
         s->logits = Floats(std::size_t(tile_lanes_) * n_outputs);
@@ -186,19 +193,35 @@ Engine::~Engine() = default;
 
 // (4H, n) with gates i, f, g, o -> by block of `width` units, by input, the gates side by side;
 // scaled, so that 2 to the result is exp(-i), exp(-f), exp(-2g), exp(-o).
-Floats Engine::pack_gates(const std::vector<float>& w, int n_rows, int n) const {
+Floats Engine::pack_gates(const std::vector<float>& w, int n) const {
     const int width = kernels_.width, H = net_.hidden;
-    Floats packed(std::size_t(4) * hidden_ * n_rows);
+    Floats packed(std::size_t(4) * hidden_ * n);
     const double log2_e = 1.4426950408889634;
     for (int gate = 0; gate < 4; ++gate) {
         const double scale = gate == 2 ? -2 * log2_e : -log2_e;
         for (int unit = 0; unit < H; ++unit)
             for (int k = 0; k < n; ++k) {
                 const std::size_t block = unit / width, place = unit % width;
-                packed[((block * n_rows + k) * 4 + gate) * width + place] =
+                packed[((block * n + k) * 4 + gate) * width + place] =
                     float(scale * w[(std::size_t(gate) * H + unit) * n + k]);
             }
     }
+    return packed;
+}
+
+// Packed gates -> the same in bfloat16: two rows become one of pairs, the last one with zeros.
+Floats Engine::pack_pairs(const Floats& gates, int n) const {
+    const int row = 4 * kernels_.width;
+    Floats packed(std::size_t(4) * hidden_ * n_pairs(n));
+    for (int block = 0; block < hidden_ / kernels_.width; ++block)
+        for (int k = 0; k < n; k += 2)
+            for (int i = 0; i < row; ++i) {
+                const float* first = gates.data() + (std::size_t(block) * n + k) * row + i;
+                const std::uint16_t pair[2] = {bfloat16(first[0]),
+                                               k + 1 < n ? bfloat16(first[row]) : std::uint16_t(0)};
+                float* to = packed.data() + (std::size_t(block) * n_pairs(n) + k / 2) * row + i;
+                std::memcpy(to, pair, sizeof pair);
+            }
     return packed;
 }
 
@@ -550,15 +573,28 @@ void Engine::advance(Scratch& scratch) const {
             const Layer& l = layers_[layer];
             const bool is_shared = l.cell.w_input == nullptr;
             const bool is_last = layer + 1 == int(layers_.size());
+            float* room = scratch.pairs.data();
+            auto in_pairs = [&](const float* x, int n) {
+                float* pairs = room;
+                kernels_.to_pairs(x, n, pairs);
+                room += n_pairs(n);
+                return pairs;
+            };
             for (std::size_t i = 0; i < moving.size(); ++i) {
                 const Moving& m = moving[i];
                 float* own = m.state + std::size_t(layer) * 3 * hidden_;
                 float* sum = is_last && net_.is_windowed ? own + 3 * hidden_ : nullptr;
                 if (fresh && !net_.is_windowed) std::fill_n(own + 2 * hidden_, hidden_, 0.0f);
+                const float* input = layer ? own + (m.parity - 3) * hidden_ : m.input;
+                const float* h = is_last ? m.h_before : own + (1 - m.parity) * hidden_;
+                if (kernels_.to_pairs) {
+                    if (!is_shared) input = in_pairs(input, layer ? net_.hidden : inputs_);
+                    if (!fresh) h = in_pairs(h, net_.hidden);
+                }
                 scratch.rows[i] = {
                     is_shared ? m.input : l.bias.data(),
-                    layer ? own + (m.parity - 3) * hidden_ : m.input,
-                    is_last ? m.h_before : own + (1 - m.parity) * hidden_,
+                    input,
+                    h,
                     own + 2 * hidden_,
                     is_last ? m.h_after : own + m.parity * hidden_,
                     sum,

@@ -130,7 +130,8 @@ class Engine {
         Cell cell;
     };
 
-    Floats pack_gates(const std::vector<float>& w, int n_rows, int n) const;
+    Floats pack_gates(const std::vector<float>& w, int n) const;
+    Floats pack_pairs(const Floats& gates, int n) const;
     Floats pack_columns(const std::vector<float>& w, int n, int m) const;
     std::unique_ptr<Stream> make_stream(int n_lanes) const;
     void clear(Stream& s) const;

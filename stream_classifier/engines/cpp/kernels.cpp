@@ -28,6 +28,11 @@
 #define AVAILABLE                                                            \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && \
      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+// Older compilers, and the assemblers they came with, do not know it.
+#if __GNUC__ >= 10 || __clang_major__ >= 10
+#define HAS_AVX512_BF16 1
+#define BFLOAT16_AVAILABLE __builtin_cpu_supports("avx512bf16")
+#endif
 #include "kernels.inc"
 #undef NAMESPACE
 #undef NAME
@@ -37,6 +42,7 @@
 #undef TOGETHER
 #undef AVAILABLE
 #undef VECTOR_REGISTER
+#undef BFLOAT16_AVAILABLE
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -92,9 +98,25 @@ const Kernels* const ALL_KERNELS[] = {
 #endif
     &baseline::KERNELS, nullptr};
 
+const Kernels* const BFLOAT16_KERNELS[] = {
+#if HAS_AVX512_BF16
+    &avx512::BFLOAT16,
+#endif
+    nullptr};
+
+const Kernels* const EMULATED_KERNELS[] = {
+#if defined(__x86_64__)
+    &avx512::EMULATED, &avx2::EMULATED,
+#endif
+    &baseline::EMULATED, nullptr};
+
 const Kernels* choose_kernels(const char* name) {
     for (const Kernels* const* k = ALL_KERNELS; *k; ++k)
         if (name ? std::strcmp((*k)->name, name) == 0 : (*k)->available()) return *k;
+    const Kernels* const* const by_name_only[] = {BFLOAT16_KERNELS, EMULATED_KERNELS};
+    for (const Kernels* const* k : by_name_only)
+        for (; name && *k; ++k)
+            if (std::strcmp((*k)->name, name) == 0) return *k;
     return nullptr;
 }
 

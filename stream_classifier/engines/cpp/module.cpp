@@ -352,10 +352,10 @@ PyType_Slot ENGINE_SLOTS[] = {{Py_tp_new, reinterpret_cast<void*>(engine_new)},
 PyType_Spec ENGINE_SPEC = {"stream_classifier.engines._native.Engine", sizeof(PyEngine), 0,
                            Py_TPFLAGS_DEFAULT, ENGINE_SLOTS};
 
-// The instruction sets that were compiled and that this processor has, the widest first.
-PyObject* instructions(PyObject*, PyObject*) {
+// The instruction sets among these that this processor has, in their order.
+PyObject* names_of(const Kernels* const* k) {
     PyObject* names = PyList_New(0);
-    for (const Kernels* const* k = ALL_KERNELS; names && *k; ++k) {
+    for (; names && *k; ++k) {
         if (!(*k)->available()) continue;
         PyObject* name = PyUnicode_FromString((*k)->name);
         PyList_Append(names, name);
@@ -363,6 +363,12 @@ PyObject* instructions(PyObject*, PyObject*) {
     }
     return names;
 }
+
+PyObject* instructions(PyObject*, PyObject*) { return names_of(ALL_KERNELS); }
+
+PyObject* bfloat16_instructions(PyObject*, PyObject*) { return names_of(BFLOAT16_KERNELS); }
+
+PyObject* emulated_instructions(PyObject*, PyObject*) { return names_of(EMULATED_KERNELS); }
 
 // busy(instructions, n) -> operations: multiply and add in registers, n times each.
 PyObject* busy(PyObject*, PyObject* args) {
@@ -402,7 +408,12 @@ PyObject* sosfilt(PyObject*, PyObject* args) {
 }
 
 PyMethodDef METHODS[] = {
-    {"instructions", instructions, METH_NOARGS, "Return the instruction sets that can be used."},
+    {"instructions", instructions, METH_NOARGS,
+     "Return the instruction sets that can be used, the widest first."},
+    {"bfloat16_instructions", bfloat16_instructions, METH_NOARGS,
+     "Return those with products in bfloat16."},
+    {"emulated_instructions", emulated_instructions, METH_NOARGS,
+     "Return those that emulate products in bfloat16."},
     {"busy", busy, METH_VARARGS, "Multiply and add for a while; return how many operations."},
     {"sosfilt", sosfilt, METH_VARARGS, "Filter samples in place by second-order sections."},
     {nullptr, nullptr, 0, nullptr}};

@@ -37,6 +37,8 @@ I64 = NDArray[np.int64]
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 
+_Key = tuple[int, int, int, int]
+
 MAX_BATCH_WINDOWS = 4096
 """Windows of a long piece that are decided at once, so that memory stays bounded."""
 
@@ -89,7 +91,7 @@ class TorchEngine:
                 f"device {device}: {_first_line(error)}. Try: --device cpu"
             ) from error
         self._journal = (
-            Journal(plan, self._blocks, n_rows=FIRST_ROWS) if _may_be_lost(where) else None
+            Journal(plan, self._blocks, n_rows=FIRST_ROWS) if self._lanes.is_gpu else None
         )
         self._lost: Lanes | None = None
         self._free = list(range(FIRST_ROWS))
@@ -153,6 +155,8 @@ class TorchEngine:
         streams = list(self._overdue)
         rows = np.concatenate([stream.rows for stream in streams])
         copies = self._try(lambda: self._lanes.read(rows), [])
+        if self._journal is None:
+            return  # the GPU is lost: no need any more
         for stream, copy in zip(streams, _shares(streams, copies), strict=True):
             stream.copy, stream.n_copied = copy, stream.n_done
         self._overdue.clear()
@@ -207,7 +211,7 @@ class TorchEngine:
                 break
         else:
             flat = [new.ravel() for new in samples.values()]
-            if not flat or np.isfinite(np.concatenate(flat).sum()):
+            if not flat or np.isfinite(np.concatenate(flat)).all():
                 return
         check_samples(samples, lambda handle: self._streams[handle].n_lanes)
 
@@ -218,7 +222,7 @@ class TorchEngine:
             self._plan.n_steps,
             self._plan.steps_per_hop,
         )
-        groups: dict[tuple[int, ...], list[tuple[_Stream, F32]]] = defaultdict(list)
+        groups: dict[_Key, list[tuple[_Stream, F32]]] = defaultdict(list)
         pending = []
         for handle, given in samples.items():
             stream = self._streams[handle]
@@ -228,10 +232,9 @@ class TorchEngine:
             phase = stream.n_done % stride
             n_blocks = (phase + len(new)) // stride
             if n_blocks:
-                key = (phase, n_blocks)
-                if phase or n_blocks >= LONG_BLOCKS:
-                    step = self._blocks.step(stream.n_done)
-                    key = (phase, n_blocks, min(step, n_steps), step % per_hop)
+                # What is alike may be taken as a whole: it begins the same windows at one time.
+                step = self._blocks.step(stream.n_done)
+                key = (phase, n_blocks, min(step, n_steps), step % per_hop)
                 taken = n_blocks * stride - phase
                 groups[key].append((stream, new[:taken]))
                 new = new[taken:]
@@ -252,6 +255,8 @@ class TorchEngine:
         n_warm = self._blocks.n_warm
         decided: dict[_Stream, F32] = {}
         short = [batch for batch in batches if batch.is_short]
+        if len(short) == 1 and not self._lanes.is_gpu:
+            short = []  # nothing to put together: as a whole it costs less, but for a GPU's graphs
         if short:
             n_blocks = np.repeat(
                 [batch.z.shape[1] for batch in short], [len(batch.rows) for batch in short]
@@ -265,7 +270,7 @@ class TorchEngine:
             outputs, due = self._lanes.live(rows, blocks - n_warm, n_blocks, z)
             self._share(self._all_of(short), outputs, due, decided)
         for batch in batches:
-            if not batch.is_short:
+            if batch not in short:
                 outputs = self._lanes.bulk(
                     batch.rows,
                     batch.blocks - n_warm,
@@ -318,7 +323,7 @@ class TorchEngine:
     def _note(
         self, journal: Journal, streams: Iterable[_Stream], copies: dict[_Stream, Rows]
     ) -> None:
-        """Forget what the journal's blocks make superfluous, and see whose state is to be copied."""
+        """Forget what the journal makes superfluous, and see whose state is to be copied."""
         for stream in streams:
             if stream in copies:
                 stream.copy, stream.n_copied = copies[stream], stream.n_done
@@ -373,7 +378,7 @@ class TorchEngine:
         lanes = self._on_the_cpu()
         self._redo(journal, list(self._streams.values()), lanes)
         LOG.warning(
-            "%s: the GPU is lost (%s); %d streams go on on the CPU, none of their decisions is lost",
+            "%s: the GPU is lost (%s); %d streams go on on the CPU, no decision is lost",
             self.name,
             _first_line(error),
             len(self._streams),
@@ -391,15 +396,16 @@ class TorchEngine:
 
     def _redo(self, journal: Journal, streams: Sequence[_Stream], lanes: Lanes) -> None:
         """Make streams' states anew, from the last copy and the journal."""
-        copied = [(stream, stream.copy) for stream in streams if stream.copy is not None]
-        for stream, copy in copied:
-            lanes.write(stream.rows, copy)
+        copied = [(stream.rows, stream.copy) for stream in streams if stream.copy is not None]
+        if copied:
+            rows = np.concatenate([rows for rows, _ in copied])
+            lanes.write(rows, Rows.together([copy for _, copy in copied]))
         stride, n_steps, n_warm = (
             self._blocks.stride_samples,
             self._plan.n_steps,
             self._blocks.n_warm,
         )
-        alike: dict[tuple[int, ...], list[_Stream]] = defaultdict(list)
+        alike: dict[_Key, list[_Stream]] = defaultdict(list)
         for stream in streams:
             if n_blocks := self._since(stream):
                 step = self._blocks.step(stream.n_copied)
@@ -485,22 +491,19 @@ def _shares(streams: Iterable[_Stream], rows: Rows) -> list[Rows]:
     return shares
 
 
-def _may_be_lost(device: torch.device) -> bool:
-    return device.type != "cpu"
-
-
 def _name(device: torch.device) -> str:
     where = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
     return f"torch ({where})"
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "ALLOC_FAILED" in text
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is what an error is, or came of: in a capture other errors follow it."""
+    if error is None:
+        return False
+    is_one = isinstance(error, torch.OutOfMemoryError) or any(
+        mark in str(error) for mark in ("out of memory", "ALLOC_FAILED")
     )
+    return is_one or _is_out_of_memory(error.__context__)
 
 
 def _is_lost(error: RuntimeError) -> bool:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 N_WARM_UPS = 3
@@ -32,7 +31,7 @@ class Graphs:
         n_samples: Of each row.
         n_results: Of each row.
         device: Of CUDA.
-        pool: As ``torch.cuda.graph_pool_handle`` gives it.
+        pool: As ``new_pool`` gives it.
     """
 
     def __init__(
@@ -43,32 +42,30 @@ class Graphs:
         n_samples: int,
         n_results: int,
         device: torch.device,
-        pool: object = None,
+        pool: Any,
     ) -> None:
         self._function = function
-        self._idle = np.array(idle, np.int64)[:, None]
+        self._idle = torch.tensor(idle, device=device)[:, None]
         self._n_samples = n_samples
         self._n_results = n_results
         self._device = device
         self._pool = pool
         self._captured: dict[int, _Captured] = {}
 
-    def __call__(self, numbers: NDArray[np.int64], z: NDArray[np.float32]) -> Tensor:
+    def __call__(self, numbers: Tensor, z: Tensor) -> Tensor:
         """Run the function; the result ``(B, n_results)`` lasts until the next call."""
         n = numbers.shape[1]
         size = 1 << (n - 1).bit_length()
         if (captured := self._captured.get(size)) is None:
             captured = self._captured[size] = self._capture(size)
-        filled = np.repeat(self._idle, size, axis=1)
-        filled[:, :n] = numbers
-        captured.numbers.copy_(torch.from_numpy(filled), non_blocking=True)
-        captured.z[:n].copy_(torch.from_numpy(np.ascontiguousarray(z)), non_blocking=True)
+        captured.numbers[:, :n] = numbers
+        captured.numbers[:, n:] = self._idle
+        captured.z[:n] = z
         captured.replay()
         return captured.result[:n]
 
     def _capture(self, size: int) -> _Captured:
-        idle = np.repeat(self._idle, size, axis=1)
-        numbers = torch.from_numpy(idle).to(self._device)
+        numbers = self._idle.repeat(1, size)
         z = torch.zeros((size, self._n_samples), device=self._device)
         result = torch.zeros((size, self._n_results), device=self._device)
         replay = capture(lambda: self._function(numbers, z, result), self._device, self._pool)
@@ -83,10 +80,15 @@ class _Captured:
     replay: Callable[[], None]
 
 
-def capture(function: Callable[[], None], device: torch.device, pool: object) -> Callable[[], None]:
+def new_pool() -> Any:
+    """Return a pool of memory that graphs share."""
+    return torch.cuda.graph_pool_handle()
+
+
+def capture(function: Callable[[], None], device: torch.device, pool: Any) -> Callable[[], None]:
     """Capture a function, and return what replays it."""
     with torch.cuda.device(device):
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(N_WARM_UPS):

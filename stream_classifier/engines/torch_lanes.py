@@ -11,9 +11,10 @@ not of all. One more row, the last, is nobody's: a batch of fixed size is filled
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,14 +22,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_classifier.bundle import Bundle
+from stream_classifier.engines import torch_graphs
 from stream_classifier.engines.plan import Plan
-from stream_classifier.engines.torch_graphs import Graphs
 from stream_classifier.engines.torch_stem import Stem
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-MAX_PIECE_BLOCKS = 2**16
+FEW_STEPS: Final = 4
+"""Up to so many, a step at a time costs less than a call of torch's own LSTM, which prepares itself
+for each length and divides each step between threads, to wait for all of them."""
+
+_Function = Callable[[Tensor, Tensor], Tensor]
+
+MAX_PIECE_BLOCKS: Final = 2**16
 """Blocks, of all lanes together, that a long piece runs at once: bounds its memory, at some 1.5 kB
 each."""
 
@@ -53,6 +60,15 @@ class Rows:
         """Return the rows of some lanes."""
         return Rows(self.stem[lanes], self.state[lanes], self.past[lanes])
 
+    @classmethod
+    def together(cls, some: Sequence[Rows]) -> Rows:
+        """Put the rows of several streams together."""
+        return cls(
+            np.concatenate([rows.stem for rows in some]),
+            np.concatenate([rows.state for rows in some]),
+            np.concatenate([rows.past for rows in some]),
+        )
+
 
 class Lanes:
     """State and steps of all lanes on one device; not thread-safe.
@@ -65,6 +81,9 @@ class Lanes:
         device: Where.
         n_rows: Places for lanes, at first.
 
+    Attributes:
+        is_gpu: Whether steps are CUDA graphs, and the device may be lost.
+
     Raises:
         RuntimeError: From any method: as torch, wherever the device fails.
     """
@@ -74,6 +93,7 @@ class Lanes:
         net = bundle.network
         H = net.hidden
         self.device = device
+        self.is_gpu = is_gpu(device)
         self._plan = plan
         self._n_layers = net.layers
         self._n_outputs = net.outputs
@@ -93,10 +113,10 @@ class Lanes:
             )
             for layer in net.layer_names
         ]
-        self._head = weights["head.weight"].T.contiguous()  # (3H, outputs)
+        self._head = weights["head.weight"].T.reshape(3, H, -1).contiguous()  # (3, H, outputs)
         self._head_bias = weights["head.bias"]
-        # On a GPU cuDNN would round to 10 bits unless told otherwise, in one of two ways by version.
-        self._lstm = _lstm(bundle) if device.type == "cpu" and not plan.is_windowed else None
+        # Not on a GPU: cuDNN would keep 10 bits of each factor, unless told otherwise.
+        self._lstm = None if self.is_gpu or plan.is_windowed else _lstm(bundle)
         self._slots = torch.arange(plan.n_states, device=device)
         K = 2 * net.layers + (2 if plan.is_windowed else 0)
         self._top = 2 * (net.layers - 1)  # where in K the last layer's h is
@@ -151,22 +171,35 @@ class Lanes:
             The head's outputs after each block, shape ``(L, max(n_blocks), outputs)``, and where a
             decision is due on them; zeros elsewhere.
         """
-        due = np.zeros(z.shape[:2], np.bool_)
-        outputs = np.zeros((*z.shape[:2], self._n_outputs), np.float32)
-        none = np.empty((0, 0), np.float32)
-        with _full_precision(self.device):
-            for block in range(z.shape[1]):
-                moving = np.flatnonzero(n_blocks > block)
-                step = steps[moving] + block
-                numbers = np.stack([rows[moving], self._begins(step), step % self._plan.n_steps])
-                self._step(numbers, z[moving, block])
-                is_due, slot = self._ends(step + 1)
-                if is_due.any():
-                    deciding = moving[is_due]
-                    decided = self._decide(np.stack([rows[deciding], slot[is_due]]), none)
-                    outputs[deciding, block] = decided.cpu().numpy()
-                    due[deciding, block] = True
-        return outputs, due
+        # The lanes with the most blocks first: those still moving at a block are the first n of it.
+        order = np.argsort(-n_blocks, kind="stable")
+        rows, steps, n_blocks, z = rows[order], steps[order], n_blocks[order], z[order]
+        blocks = np.arange(z.shape[1])
+        step = steps + blocks[:, None]  # (n, L)
+        begins, places = self._begins(step)
+        numbers = np.stack([np.broadcast_to(rows, step.shape), begins, places], axis=1)
+        n_moving = np.searchsorted(-n_blocks, -blocks)  # lanes with more blocks than that
+        due, slots = self._ends(step + 1)
+        due &= blocks[:, None] < n_blocks
+        of_block, lane = np.nonzero(due)
+        deciding = torch.from_numpy(np.stack([rows[lane], slots[due]])).to(self.device)
+        ends = np.cumsum(due.sum(axis=1))
+        z_by_block = np.ascontiguousarray(z.swapaxes(0, 1))  # (n, L, stride)
+        fed = torch.from_numpy(z_by_block).to(self.device)
+        placed = torch.from_numpy(numbers).to(self.device)
+        decided = []
+        with _full_precision(is_gpu=self.is_gpu):
+            for block, (n, start, end) in enumerate(zip(n_moving, [0, *ends], ends, strict=False)):
+                self._step(placed[block, :, :n], fed[block, :n])
+                if end > start:
+                    no_samples = fed[block, : end - start, :0]
+                    decided.append(self._decide(deciding[:, start:end], no_samples).clone())
+        outputs = np.zeros((len(rows), len(blocks), self._n_outputs), np.float32)
+        is_due = np.zeros(outputs.shape[:2], np.bool_)
+        if decided:
+            outputs[order[lane], of_block] = torch.cat(decided).cpu().numpy()
+            is_due[order[lane], of_block] = True
+        return outputs, is_due
 
     @torch.inference_mode()
     def bulk(self, rows: I64, steps: I64, z: F32, *, phase: int, max_windows: int) -> F32:
@@ -186,7 +219,7 @@ class Lanes:
         n_at_once = max(self._plan.n_steps, MAX_PIECE_BLOCKS // len(rows))
         decided = []
         index = torch.from_numpy(rows).to(self.device)
-        with _full_precision(self.device):
+        with _full_precision(is_gpu=self.is_gpu):
             for block in range(0, z.shape[1], n_at_once):
                 piece = z[:, block : block + n_at_once].reshape(len(rows), -1)
                 piece = np.ascontiguousarray(piece[:, phase:])
@@ -208,15 +241,14 @@ class Lanes:
             if name in kept:
                 new[name][: len(kept[name]) - 1] = kept[name][:-1]
         self._stem, self._state, self._past = new["stem"], new["state"], new["past"]
-        if self.device.type == "cuda":
-            self._use_graphs(torch.cuda.graph_pool_handle())
-        else:
-            self._step = self._step_at_once
-            self._decide = self._decide_at_once
+        self._step: _Function = self._step_at_once
+        self._decide: _Function = self._decide_at_once
+        if self.is_gpu:
+            self._use_graphs()
 
-    def _use_graphs(self, pool: object) -> None:
-        nobody = self.n_rows
-        self._step = Graphs(
+    def _use_graphs(self) -> None:
+        pool, nobody = torch_graphs.new_pool(), self.n_rows
+        self._step = torch_graphs.Graphs(
             self._advance,
             idle=(nobody, -1, 0),
             n_samples=self._stride,
@@ -224,7 +256,7 @@ class Lanes:
             device=self.device,
             pool=pool,
         )
-        self._decide = Graphs(
+        self._decide = torch_graphs.Graphs(
             self._read_out,
             idle=(nobody, 0),
             n_samples=0,
@@ -233,14 +265,13 @@ class Lanes:
             pool=pool,
         )
 
-    def _step_at_once(self, numbers: I64, z: F32) -> Tensor:
-        unused = torch.empty((len(z), 0))
-        self._advance(torch.from_numpy(numbers), torch.from_numpy(z), unused)
-        return unused
+    def _step_at_once(self, numbers: Tensor, z: Tensor) -> Tensor:
+        self._advance(numbers, z, z)
+        return z
 
-    def _decide_at_once(self, numbers: I64, none: F32) -> Tensor:
+    def _decide_at_once(self, numbers: Tensor, none: Tensor) -> Tensor:
         result = torch.empty((numbers.shape[1], self._n_outputs))
-        self._read_out(torch.from_numpy(numbers), torch.from_numpy(none), result)
+        self._read_out(numbers, none, result)
         return result
 
     def _advance(self, numbers: Tensor, z: Tensor, _: Tensor) -> None:
@@ -267,17 +298,22 @@ class Lanes:
         rows, slot = numbers.unbind()
         state = self._state[rows, slot]  # (B, K, H)
         if self._plan.is_windowed:
-            result.copy_(self._head_of(state))
+            result.copy_(self._finished(state))
         else:
             past = self._past.index_select(0, rows)  # (B, n_steps, H)
-            readout = torch.cat([state[:, self._top], past.mean(dim=1), past.amax(dim=1)], dim=1)
-            result.copy_(torch.addmm(self._head_bias, readout, self._head))
+            last = state[:, self._top]
+            result.copy_(self._outputs(last, past.mean(dim=1), past.amax(dim=1)))
 
-    def _head_of(self, state: Tensor) -> Tensor:
+    def _finished(self, state: Tensor) -> Tensor:
         """Return the head's outputs, ``(B, outputs)``, for finished windows ``(B, K, H)``."""
-        mean = state[:, -2] / self._plan.n_steps
-        readout = torch.cat([state[:, self._top], mean, state[:, -1]], dim=1)  # (B, 3H)
-        return torch.addmm(self._head_bias, readout, self._head)
+        return self._outputs(state[:, self._top], state[:, -2] / self._plan.n_steps, state[:, -1])
+
+    def _outputs(self, last: Tensor, mean: Tensor, highest: Tensor) -> Tensor:
+        """Return the head's outputs, ``(B, outputs)``, for readouts of ``(B, H)`` each."""
+        # Part by part, which rounds less than one long sum.
+        return (
+            torch.bmm(torch.stack([last, mean, highest]), self._head).sum(dim=0) + self._head_bias
+        )
 
     def _cells(self, inputs: Tensor, state: Tensor) -> None:
         """Advance states ``(B, S, K, H)`` in place, by inputs ``(B, S or 1, 4H)``."""
@@ -329,7 +365,7 @@ class Lanes:
             done = torch.from_numpy(sorted_in[is_done]).to(self.device)
             if len(done):
                 ended = state.index_select(1, done)  # (L, n, K, H)
-                decided.append(self._head_of(ended.flatten(0, 1)).view(n_lanes, len(done), -1))
+                decided.append(self._finished(ended.flatten(0, 1)).view(n_lanes, len(done), -1))
             going_on = torch.from_numpy(sorted_in[~is_done]).to(self.device)
             own_rows, own_slots = place
             self._state[own_rows, own_slots[:, going_on]] = state[:, going_on]
@@ -358,16 +394,16 @@ class Lanes:
         seen = torch.cat([past, h], dim=1)
         window = torch.arange(plan.n_steps, device=self.device)
         decided = []
-        for begins in due.split(max(1, max_windows // n_lanes)) if len(due) else ():
+        for begins in torch.split(due, max(1, max_windows // n_lanes)) if len(due) else ():
             states = seen[:, begins[:, None] + window]  # (L, n, n_steps, H)
-            readout = torch.cat([states[:, :, -1], states.mean(dim=2), states.amax(dim=2)], dim=2)
-            outputs = torch.addmm(self._head_bias, readout.flatten(0, 1), self._head)
+            states = states.flatten(0, 1)
+            outputs = self._outputs(states[:, -1], states.mean(dim=1), states.amax(dim=1))
             decided.append(outputs.view(n_lanes, len(begins), -1))
         return decided
 
     def _through(self, x: Tensor, state: Tensor) -> Tensor:
         """Run inputs ``(L, T, C)`` through; state ``(L, 1, K, H)`` in place, h ``(L, T, H)``."""
-        if self._lstm is not None:
+        if self._lstm is not None and x.shape[1] > FEW_STEPS:
             h0, c0 = (state[:, 0, kind::2].transpose(0, 1).contiguous() for kind in (0, 1))
             h, (h_end, c_end) = self._lstm(x, (h0, c0))
             state[:, 0, 0::2], state[:, 0, 1::2] = h_end.transpose(0, 1), c_end.transpose(0, 1)
@@ -380,12 +416,13 @@ class Lanes:
             h[:, step] = state[:, 0, self._top]
         return h
 
-    def _begins(self, steps: I64) -> I64:
-        """Return the slot whose state starts from zero with each step, or -1."""
+    def _begins(self, steps: I64) -> tuple[I64, I64]:
+        """Return the slot whose state starts from zero with each step, or -1; and the place."""
+        place = steps % self._plan.n_steps
         if not self._plan.is_windowed:
-            return np.where(steps == 0, 0, -1)
+            return np.where(steps == 0, 0, -1), place
         hops, within = np.divmod(steps, self._plan.steps_per_hop)
-        return np.where(within == 0, hops % self._plan.n_states, -1)
+        return np.where(within == 0, hops % self._plan.n_states, -1), place
 
     def _ends(self, n_steps: I64) -> tuple[NDArray[np.bool_], I64]:
         """Return whether a decision is due after so many steps, and on which slot."""
@@ -394,21 +431,31 @@ class Lanes:
         return (begun >= 0) & (within == 0), hops % self._plan.n_states
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether steps are CUDA graphs there, and it may be lost."""
+    return device.type != "cpu"
+
+
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def _full_precision(*, is_gpu: bool) -> Iterator[None]:
     """Keep products on a GPU in float32, whatever the rest of the program chose.
 
     TF32 keeps 10 bits of each factor; without it a GPU rounds as a CPU does.
     """
-    if device.type != "cuda":
+    if not is_gpu:
         yield
         return
     matmul = torch.backends.cuda.matmul
-    # torch has two ways to say so, and fails where both are used: whichever is in use.
+    # torch has two ways to say so, and fails where both are used: the one that is in use.
+    option: str
+    exact: Any
     try:
         option, exact, was = "allow_tf32", False, matmul.allow_tf32
     except RuntimeError:
         option, exact, was = "fp32_precision", "ieee", matmul.fp32_precision
+    if was == exact:
+        yield
+        return
     setattr(matmul, option, exact)
     try:
         yield

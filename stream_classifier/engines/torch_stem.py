@@ -63,12 +63,12 @@ class Stem:
 
     def __init__(self, net: NetworkSpec, weights: Mapping[str, Tensor]) -> None:
         self._features = net.features
-        self.layers = []  # (C inputs, convolution, weight (kernel * C, outputs), bias)
+        self.layers = []  # (C inputs, convolution, weight (parts, n, outputs), bias)
         C = net.n_features
         for n, conv in enumerate(net.stem, start=1):
             weight = weights[f"conv{n}.weight"].permute(2, 1, 0)  # (kernel, C, outputs)
-            flat = weight.reshape(-1, conv.channels).contiguous()
-            self.layers.append((C, conv, flat, weights[f"conv{n}.bias"]))
+            by_part = weight.reshape(_n_parts(conv.kernel, C), -1, conv.channels).contiguous()
+            self.layers.append((C, conv, by_part, weights[f"conv{n}.bias"]))
             C = conv.channels
         self.width = 1 + sum((conv.kernel - 1) * C for C, conv, _, _ in self.layers)
 
@@ -98,8 +98,8 @@ class Stem:
             if n_out > 0:
                 # Samples lie one after the other, so that a kernel's view is a run of floats.
                 views = seen.unfold(1, conv.kernel * C, conv.stride * C)  # (B, n_out, kernel * C)
-                x = torch.addmm(bias, views.reshape(-1, conv.kernel * C), weight).relu_()
-                x = x.view(n_lanes, n_out, conv.channels)
+                x = _product(views.reshape(-1, conv.kernel * C), weight)
+                x = x.add_(bias).relu_().view(n_lanes, n_out, conv.channels)
             else:
                 x = seen.new_empty((n_lanes, 0, conv.channels))
             at += width
@@ -119,3 +119,16 @@ class Stem:
             return z[:, :, None]
         change = z.diff(dim=1, prepend=previous)
         return torch.stack([4 * z, 16 * change], dim=2).asinh_().mul_(0.5)
+
+
+def _n_parts(kernel: int, C: int) -> int:
+    """Return into how many a convolution's sum is divided, which halves its rounding error."""
+    return kernel if C > 16 else 1
+
+
+def _product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Multiply rows ``(n, parts * m)`` by weights ``(parts, m, outputs)``, part by part."""
+    if len(weight) == 1:
+        return rows @ weight[0]
+    parts = rows.view(len(rows), len(weight), -1).transpose(0, 1)  # (parts, n, m)
+    return torch.bmm(parts, weight).sum(dim=0)

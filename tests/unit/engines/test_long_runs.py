@@ -9,7 +9,9 @@ from stream_classifier.bundle import load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
 
-pytest.importorskip("torch", reason="torch is not installed: hours take the reference engine hours")
+torch = pytest.importorskip(
+    "torch", reason="torch is not installed: hours take the reference engine hours"
+)
 pytestmark = pytest.mark.torch
 
 RATE_HZ = 178
@@ -31,6 +33,15 @@ AFTER_A_DAY = 1e-6
 OTHER_BACKGROUND = 0.2
 """Bound on what another minute of background before a seizure may change once it has lasted 3 s; at
 a splice of two seizures, where the network is in doubt, 0.07 were found, elsewhere 0.0002."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """One lane's steps are nothing to share: on a busy machine threads only wait for each other."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
 
 
 class Material:

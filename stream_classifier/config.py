@@ -95,6 +95,11 @@ class ModelSettings(Section):
     hop_samples: Annotated[int, Field(ge=1, le=120)] | None = Field(
         None, description="samples from one window to the next; unset: the bundle's"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the LSTM's products; bfloat16 (native engine, AVX-512 BF16) is refused "
+        "where it changes the bundle's self-test",
+    )
 
 
 class AlarmSettings(Section):

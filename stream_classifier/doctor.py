@@ -273,17 +273,21 @@ def _engine(model: ModelSettings) -> Finding:
     """Run the self-test on the engine that ``run`` would use."""
     from stream_classifier.bundle import default_bundle, load_bundle  # noqa: PLC0415
     from stream_classifier.engines import instruction_sets, make_engine  # noqa: PLC0415
+    from stream_classifier.engines.native import MAX_BFLOAT16_ERROR  # noqa: PLC0415
     from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
         TOLERANCE,
         selftest_deviation,
     )
 
     bundle = load_bundle(model.bundle or default_bundle("live"))
-    build = functools.partial(make_engine, name=model.engine, device=model.device)
+    build = functools.partial(
+        make_engine, name=model.engine, device=model.device, precision=model.precision
+    )
+    tolerance = TOLERANCE if model.precision == "float32" else MAX_BFLOAT16_ERROR
     name = build(bundle, hop_samples=model.hop_samples).name
     deviation = selftest_deviation(bundle, build=build)
     said = f"{name}, self-test off by {deviation:.1e}"
-    if not deviation <= TOLERANCE:
+    if not deviation <= tolerance:
         return Finding("engine", "fail", said, "--engine reference, and tell us")
     if model.engine == "auto" and model.device == "cpu" and not instruction_sets():
         return Finding(

@@ -98,6 +98,7 @@ async def serve(
         name=settings.model.engine,
         device=settings.model.device,
         hop_samples=settings.model.hop_samples,
+        precision=settings.model.precision,
     )
     LOG.info("model %s %s, engine %s", bundle.name, bundle.digest[:12], engine.name)
     detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)

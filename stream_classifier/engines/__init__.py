@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from stream_classifier.bundle import Bundle
-from stream_classifier.engines.native import NativeEngine, instruction_sets
+from stream_classifier.engines.native import NativeEngine, bfloat16_engine, instruction_sets
 from stream_classifier.engines.reference import ReferenceEngine
 from stream_classifier.errors import EngineError
 from stream_classifier.signals import Engine
 
-__all__ = ["EngineName", "default_engine", "instruction_sets", "make_engine"]
+__all__ = ["EngineName", "Precision", "default_engine", "instruction_sets", "make_engine"]
 
 EngineName = Literal["auto", "native", "reference", "torch"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def make_engine(
@@ -22,6 +23,7 @@ def make_engine(
     device: Literal["cpu", "cuda"] = "cpu",
     hop_samples: int | None = None,
     n_threads: int = 1,
+    precision: Precision = "float32",
 ) -> Engine:
     """Build the engine that runs a bundle.
 
@@ -32,14 +34,25 @@ def make_engine(
         device: Where the torch engine runs.
         hop_samples: Samples from one window to the next; None takes the bundle's.
         n_threads: Threads of the native engine, which share the streams of a call.
+        precision: Of the LSTM's products; ``bfloat16``: the native engine only, see
+            ``native.bfloat16_engine``.
 
     Raises:
-        EngineError: If the engine, the hop or the weights do not fit, or the device is not there.
+        EngineError: If the engine, the hop or the weights do not fit, the device or bfloat16 is not
+            there, or bfloat16 would change the bundle's self-test too much.
         MissingExtraError: If torch is asked for and not installed.
     """
     hop = bundle.hop_samples if hop_samples is None else hop_samples
     if device == "cuda" and name in {"native", "reference"}:
         raise EngineError(f"the {name} engine runs on cpu only. Try: --engine torch --device cuda")
+    if precision == "bfloat16":
+        if name in {"reference", "torch"} or device == "cuda":
+            found = name if device == "cpu" else device
+            raise EngineError(
+                f"precision bfloat16: expected the native engine, found {found}. "
+                "Try: --engine native, or --set model.precision=float32"
+            )
+        return bfloat16_engine(bundle, hop_samples=hop, n_threads=n_threads)
     if name == "torch" or device == "cuda":
         from stream_classifier.engines.torch import TorchEngine  # noqa: PLC0415 - optional extra
 

@@ -6,18 +6,31 @@ docs/engine.md explains the algorithm, with a picture.
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
 from stream_classifier.engines.plan import Plan, check_samples
+from stream_classifier.engines.reference import classify_windows
 from stream_classifier.engines.snapshot import StreamState, pack, unpack
 from stream_classifier.errors import EngineError
 
 F32 = NDArray[np.float32]
+
+LOG = logging.getLogger(__name__)
+
+MAX_BFLOAT16_ERROR: Final = 5e-3
+"""Of a probability, on a bundle's self-test windows: with more, bfloat16 is refused.
+
+Its 8 significant bits cost a trained network about 2e-3; alarm thresholds have two decimals.
+"""
+
+_PEAK_S: Final = 0.01
 
 
 class _Core(Protocol):
@@ -60,13 +73,30 @@ def instruction_sets() -> tuple[str, ...]:
         return ()
 
 
+def bfloat16_instruction_sets() -> tuple[str, ...]:
+    """Names of those with products of bfloat16 in hardware that can be used here; mostly none."""
+    try:
+        return tuple(_extension().bfloat16_instructions())
+    except EngineError:
+        return ()
+
+
+def emulated_instruction_sets() -> tuple[str, ...]:
+    """Names of those that give the same bits without the hardware, slowly: for tests of it."""
+    try:
+        return tuple(_extension().emulated_instructions())
+    except EngineError:
+        return ()
+
+
 def fma_peak_gflops(instructions: str | None = None, *, seconds: float = 0.2) -> float:
     """Measure how fast this core multiplies and adds in registers, in 10^9 operations a second.
 
     What no program can surpass; the best of several rounds, as others may use the core meanwhile.
 
     Args:
-        instructions: One of ``instruction_sets()``; None takes the widest.
+        instructions: One of ``instruction_sets()``, or of those with bfloat16; None takes the
+            widest of the former.
         seconds: How long to measure, roughly.
     """
     module = _extension()
@@ -93,7 +123,9 @@ class NativeEngine:
         hop_samples: Samples from one decision to the next: a multiple of the stem's stride, at
             most the window.
         n_threads: Threads that share the streams of a call, at least 1.
-        instructions: One of ``instruction_sets()``; None takes the widest.
+        instructions: One of ``instruction_sets()``; None takes the widest. Or one of
+            ``bfloat16_instruction_sets()`` or ``emulated_instruction_sets()``: with the LSTM's
+            products in bfloat16, its sums and all else in float32, and no look at the error.
 
     Raises:
         EngineError: If the extension or the instruction set is not there, or the hop or the weights
@@ -110,7 +142,8 @@ class NativeEngine:
     ) -> None:
         module = _extension()
         usable = tuple(module.instructions())
-        if instructions is not None and instructions not in usable:
+        usable += bfloat16_instruction_sets()
+        if instructions is not None and instructions not in usable + emulated_instruction_sets():
             raise EngineError(
                 f"instructions {instructions!r}: expected one of {', '.join(usable)}, which this "
                 "processor has; found none of them. Try: leave it out"
@@ -207,6 +240,45 @@ class NativeEngine:
             [len(waiting) for waiting in state.waiting],
             [np.ascontiguousarray(array) for array in arrays],
         )
+
+
+def bfloat16_engine(bundle: Bundle, *, hop_samples: int, n_threads: int = 1) -> NativeEngine:
+    """Build the engine with the LSTM's products in bfloat16, if that changes next to nothing.
+
+    The error is measured on the bundle's self-test windows, and logged. So is a warning where the
+    processor is no faster with bfloat16, as some are not.
+
+    Raises:
+        EngineError: If the processor has no such instructions, the error is not below
+            ``MAX_BFLOAT16_ERROR``, or the hop or the weights do not fit the network.
+    """
+    usable = bfloat16_instruction_sets()
+    if not usable:
+        here = instruction_sets()
+        raise EngineError(
+            "precision bfloat16: expected the native engine and a processor with AVX-512 BF16; "
+            f"found {', '.join(here) or 'no native engine'}. "
+            "Try: --set model.precision=float32"
+        )
+    build = functools.partial(NativeEngine, n_threads=n_threads, instructions=usable[0])
+    engine = build(bundle, hop_samples=hop_samples)
+    found = classify_windows(bundle, bundle.selftest_windows, build=build)
+    error = float(np.abs(found - bundle.selftest_probabilities).max())
+    if not error < MAX_BFLOAT16_ERROR:
+        raise EngineError(
+            f"precision bfloat16: expected the probabilities of bundle {bundle.name}'s self-test "
+            f"to change by less than {MAX_BFLOAT16_ERROR:g}; found {error:.1e}. "
+            "Try: --set model.precision=float32"
+        )
+    LOG.info("bfloat16 changes the self-test of bundle %s by %.1e", bundle.name, error)
+    half, single = (fma_peak_gflops(name, seconds=_PEAK_S) for name in (usable[0], None))
+    if half <= single:
+        LOG.warning(
+            "bfloat16 is no gain on this processor: %.0f GFLOP/s, against %.0f with float32",
+            half,
+            single,
+        )
+    return engine
 
 
 def _described(bundle: Bundle, plan: Plan) -> dict[str, int | F32]:

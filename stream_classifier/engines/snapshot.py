@@ -1,7 +1,7 @@
 """All that a stream carries in an engine, as bytes: to move it, or to go on after a restart.
 
 Every engine reads what any other wrote; it goes on within rounding (1e-6), and to the bit where
-both are of one kind. The format is safetensors, whose arrays are checked against the network before
+both are of one kind (for the native one: of one instruction set). The format is safetensors, whose arrays are checked against the network before
 they are taken; nothing is unpickled.
 """
 
@@ -23,7 +23,7 @@ from stream_classifier.errors import EngineError
 F32 = NDArray[np.float32]
 
 MAX_BYTES: Final = 256 * 2**20
-MAX_LANES: Final = 4096
+MAX_LANES: Final = 65_536
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ namespace stream_classifier {
 
 namespace {
 
-// A tile's states should stay in the second-level cache: 1 to 2 kB a row.
+// A tile's states should stay in the second-level cache: 1 to 2 kB a row, with a ring 6 kB.
 constexpr int TILE_ROWS = 96;
 constexpr int MAX_TILE_LANES = 96;
 constexpr int BLOCK_STEPS = 8;
@@ -161,7 +161,7 @@ Engine::Engine(const Network& network, const Kernels& kernels, int n_threads)
 
     // A state: two hidden states (before and after) and a cell state a layer, then sum and maximum.
     const std::size_t n_layers = layers_.size(), unit = std::size_t(hidden_);
-    ring_ = net_.n_steps + 1;  // the newest is written while the oldest is still needed
+    ring_ = net_.n_steps + 1;  // a window's, and one to write to while others are read
     state_floats_ = n_layers * 3 * unit + (net_.is_windowed ? 2 * unit : ring_ * unit);
     lane_floats_ = state_floats_ * net_.n_states;
     tile_lanes_ = std::max(1, std::min(MAX_TILE_LANES, TILE_ROWS / net_.n_states));
@@ -251,13 +251,14 @@ std::unique_ptr<Engine::Stream> Engine::make_stream(int n_lanes) const {
     return s;
 }
 
-// Nothing else has to be wiped: a window's first step reads no state, and wipes what it adds to.
+// To a stream that has seen nothing: states, too, so that its snapshot says the same.
 void Engine::clear(Stream& s) const {
     s.n_skipped = 0;
     s.n_steps = 0;
     s.lags = false;
     std::fill(s.n_waiting.begin(), s.n_waiting.end(), 0);
-    std::fill(s.previous.data(), s.previous.data() + s.n_lanes, 0.0f);
+    for (Floats* part : {&s.previous, &s.states})
+        std::fill(part->data(), part->data() + part->size(), 0.0f);
 }
 
 std::int64_t Engine::open(int n_lanes) {

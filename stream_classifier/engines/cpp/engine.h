@@ -20,7 +20,7 @@
 namespace stream_classifier {
 
 constexpr int MAX_CONVS = 8;
-constexpr int MAX_LANES = 4096;
+constexpr int MAX_LANES = 65536;
 
 // Numbers at an address that is a multiple of a cache line; zero at first.
 class Floats {
@@ -104,7 +104,7 @@ class Engine {
     std::int64_t n_due(std::int64_t stream, std::int64_t n_samples) const;
 
     // Take new samples, each stream at most once. Of the last step of each stream that finishes a
-    // window only that window is advanced: the others are put off to the next call of anything.
+    // window only that window is advanced: the others are put off to catch_up, or the next feed.
     void feed(const Fed* fed, std::size_t n_fed);
     void catch_up();
 

@@ -63,7 +63,31 @@ class GilReleased {
 struct PyEngine {
     PyObject_HEAD
     Engine* engine;
+    bool busy;  // a thread computes with it, without the interpreter's lock
 };
+
+// Without the interpreter's lock, and closed to other threads meanwhile.
+class Computing {
+   public:
+    explicit Computing(PyObject* self) : busy_(reinterpret_cast<PyEngine*>(self)->busy) {
+        busy_ = true;
+        state_ = PyEval_SaveThread();
+    }
+    ~Computing() {
+        PyEval_RestoreThread(state_);
+        busy_ = false;
+    }
+
+   private:
+    bool& busy_;
+    PyThreadState* state_;
+};
+
+bool is_busy(PyObject* self) {
+    if (!reinterpret_cast<PyEngine*>(self)->busy) return false;
+    PyErr_SetString(PyExc_RuntimeError, "one thread at a time: this engine is at work on another");
+    return true;
+}
 
 Engine& engine_of(PyObject* self) { return *reinterpret_cast<PyEngine*>(self)->engine; }
 
@@ -81,6 +105,7 @@ PyObject* guarded(F body) {
 }
 
 bool stream_of(PyObject* self, PyObject* number, std::int64_t& stream) {
+    if (is_busy(self)) return false;
     stream = PyLong_AsLongLong(number);
     if (stream == -1 && PyErr_Occurred()) return false;
     if (engine_of(self).has(stream)) return true;
@@ -194,6 +219,7 @@ void engine_free(PyObject* self) {
 }
 
 PyObject* engine_open(PyObject* self, PyObject* number) {
+    if (is_busy(self)) return nullptr;
     const long n_lanes = PyLong_AsLong(number);
     if (n_lanes == -1 && PyErr_Occurred()) return nullptr;
     if (n_lanes < 1 || n_lanes > MAX_LANES) {
@@ -226,6 +252,7 @@ PyObject* engine_n_lanes(PyObject* self, PyObject* number) {
 // feed({stream: samples}) -> (decisions of all streams end to end, as bytes; how many of each), or
 // None if some samples are not finite float32 numbers of the right shape: nothing is changed then.
 PyObject* engine_feed(PyObject* self, PyObject* samples) {
+    if (is_busy(self)) return nullptr;
     if (!PyDict_Check(samples)) {
         PyErr_SetString(PyExc_TypeError, "expected a dict of samples by stream");
         return nullptr;
@@ -267,7 +294,7 @@ PyObject* engine_feed(PyObject* self, PyObject* samples) {
             PyTuple_SetItem(counts, Py_ssize_t(i), PyLong_FromLongLong(n_due[i]));
         }
         {
-            GilReleased released;
+            Computing computing(self);
             engine.feed(fed.data(), n_streams);
         }
         return Py_BuildValue("(NN)", decided, counts);
@@ -275,9 +302,10 @@ PyObject* engine_feed(PyObject* self, PyObject* samples) {
 }
 
 PyObject* engine_catch_up(PyObject* self, PyObject*) {
+    if (is_busy(self)) return nullptr;
     return guarded([&]() -> PyObject* {
         {
-            GilReleased released;
+            Computing computing(self);
             engine_of(self).catch_up();
         }
         Py_RETURN_NONE;
@@ -311,6 +339,7 @@ PyObject* engine_snapshot(PyObject* self, PyObject* number) {
 
 // restore(lanes, samples left out, steps done, inputs waiting, arrays) -> stream
 PyObject* engine_restore(PyObject* self, PyObject* args) {
+    if (is_busy(self)) return nullptr;
     int n_lanes, n_skipped;
     long long n_steps;
     PyObject *waiting, *arrays;

@@ -50,6 +50,21 @@ def test_any_engine_takes_up_what_any_other_put_down(bundle, before, after, n_be
 
 @pytest.mark.parametrize("name", ENGINES)
 @every_bundle
+def test_a_stream_that_was_reset_is_put_down_as_a_fresh_one(name, bundle):
+    engine = make_engine(bundle, name=name)
+    handle, fresh = engine.open(1), engine.open(1)
+    engine.feed({handle: Z[:333, None]})
+    engine.reset(handle)
+    assert engine.snapshot(handle) == engine.snapshot(fresh)
+    reference = make_engine(bundle, name="reference")
+    taken = reference.restore(engine.snapshot(handle))
+    decided = reference.feed({taken: Z[:200, None]})[taken]
+    whole = run(make_engine(bundle, name="reference"), Z[:200, None])
+    assert decided.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@every_bundle
 def test_putting_down_changes_nothing(name, bundle):
     engine = make_engine(bundle, name=name)
     handle = engine.open(1)

@@ -1,6 +1,7 @@
 """The bundle's own causal filters, started in steady state.
 
-In numpy and plain Python alone: ``import scipy.signal`` would double the memory of a live stream.
+By the native extension where it was built, else in numpy and plain Python:
+``import scipy.signal`` would double the memory of a live stream.
 """
 
 from __future__ import annotations
@@ -9,6 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    from stream_classifier.engines import _native  # type: ignore[attr-defined]
+except ImportError:  # built without a compiler
+    _native = None
 
 FEW_CHANNELS = 16
 """Up to so many channels, numbers of Python's own are faster than arrays as short as these."""
@@ -107,6 +113,10 @@ def sosfilt(
     Returns:
         Shape ``(n_samples, n_channels)``.
     """
+    if _native is not None:
+        out = np.array(x, order="C")
+        _native.sosfilt(sos, state, out)
+        return out
     if x.shape[1] > FEW_CHANNELS:
         return _all_channels_at_once(sos, x, state)
     signals = x.T.tolist()

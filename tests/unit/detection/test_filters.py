@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import signal
 from scipy.signal import butter
 
+from stream_classifier.detection import filters
 from stream_classifier.detection.filters import (
     FEW_CHANNELS,
     CausalFilters,
@@ -19,6 +20,15 @@ from stream_classifier.detection.filters import (
 
 HIGH_PASS = butter(2, 0.5, "highpass", fs=178.0, output="sos").tolist()
 CASCADE = np.concatenate([HIGH_PASS, butter(5, 40.0, fs=178.0, output="sos")])
+
+
+@pytest.fixture(params=["extension", "python"])
+def way(request, monkeypatch):
+    """With the native extension, where it was built, and without."""
+    if request.param == "python":
+        monkeypatch.setattr(filters, "_native", None)
+    elif filters._native is None:
+        pytest.skip("the native extension was not built: it needs a C++ compiler")
 
 
 def test_no_filter_is_no_change():
@@ -61,6 +71,7 @@ def test_it_is_the_filter_it_says():
 
 @pytest.mark.parametrize("n_channels", [1, 3, FEW_CHANNELS, FEW_CHANNELS + 1, 64])
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 8, 200])
+@pytest.mark.usefixtures("way")
 def test_it_gives_what_scipy_gives_and_leaves_the_same_state(n_channels, n_samples):
     rng = np.random.default_rng(n_samples)
     x = rng.normal(size=(n_samples, n_channels)) * 100
@@ -70,6 +81,7 @@ def test_it_gives_what_scipy_gives_and_leaves_the_same_state(n_channels, n_sampl
     np.testing.assert_allclose(state, left, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_channel_does_not_depend_on_how_many_others_there_are():
     x = np.random.default_rng(5).normal(size=(300, FEW_CHANNELS + 1))
     together = sosfilt(CASCADE, x, np.zeros((len(CASCADE), 2, x.shape[1])))

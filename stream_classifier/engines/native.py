@@ -27,7 +27,8 @@ LOG = logging.getLogger(__name__)
 MAX_BFLOAT16_ERROR: Final = 5e-3
 """Of a probability, on a bundle's self-test windows: with more, bfloat16 is refused.
 
-Its 8 significant bits cost a trained network about 2e-3; alarm thresholds have two decimals.
+Its 8 significant bits cost a trained network about 2e-3 there; alarm thresholds have two decimals.
+Of thousands of decisions the worst may be off by several times as much as of those few.
 """
 
 _PEAK_S: Final = 0.01

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_classifier import config, doctor
+from stream_classifier import cli, config, doctor
 from stream_classifier.bundle import load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import instruction_sets, make_engine, native
@@ -24,7 +24,7 @@ from stream_classifier.engines.plan import Plan
 from stream_classifier.engines.reference import classify_windows
 from stream_classifier.errors import ConfigError, EngineError
 from tests.unit.engines.test_engines import BONN, BUNDLES, Z, every_bundle, run, sigmoid
-from tests.unit.engines.test_exactness import stem
+from tests.unit.engines.test_exactness import SIGNAL, stem
 
 PLAIN = Path(__file__).parents[3] / "benchmarks" / "models" / "plain"
 TRAINED = {name: load_bundle(name) for name in shipped()} | {"plain": load_bundle(PLAIN)}
@@ -111,6 +111,19 @@ def test_what_is_rounded_is_inputs_and_weights_of_the_lstm_and_nothing_else(bund
     # The last bit of a float32 may turn a rounding to bfloat16, so that they are near, not alike.
     off, rounding = (np.sqrt(np.mean((other - expected) ** 2)) for other in (found, exact))
     assert off < rounding / 2
+
+
+@pytest.mark.parametrize("instructions", [*HARDWARE, *EMULATED][:1])
+@every_trained
+def test_of_thousands_of_decisions_hardly_one_changes(bundle, instructions):
+    found, expected = (
+        run(NativeEngine(bundle, hop_samples=8, instructions=name), SIGNAL)
+        for name in (instructions, None)
+    )
+    off = np.abs(found - expected).max(axis=2)
+    assert np.quantile(off, 0.999) < 1e-2
+    assert off.max() < 2e-2
+    assert np.mean(found.argmax(axis=2) != expected.argmax(axis=2)) < 1e-3
 
 
 @in_bfloat16
@@ -264,6 +277,12 @@ def test_it_is_a_setting():
     assert config.load(flags={"model": {"precision": "bfloat16"}}).model.precision == "bfloat16"
     with pytest.raises(ConfigError, match=r"model\.precision.*'float32' or 'bfloat16'"):
         config.load(flags={"model": {"precision": "float16"}})
+
+
+def test_run_refuses_it_before_it_looks_for_a_stream(capsys):
+    arguments = ["run", "--engine", "reference", "--set", "model.precision=bfloat16"]
+    assert cli.main(arguments) == 6
+    assert "expected the native engine, found reference" in capsys.readouterr().err
 
 
 def test_the_doctor_tries_the_engine_with_it(has_bfloat16):

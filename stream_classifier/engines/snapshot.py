@@ -1,8 +1,8 @@
 """All that a stream carries in an engine, as bytes: to move it, or to go on after a restart.
 
-Every engine reads what any other wrote; it goes on within rounding (1e-6), and to the bit where
-both are of one kind (for the native one: of one instruction set). The format is safetensors, whose arrays are checked against the network before
-they are taken; nothing is unpickled.
+Every engine reads what any other wrote. It goes on within rounding (1e-6), and to the bit where
+both are of one kind (native: and of one instruction set). The format is safetensors, whose arrays
+are checked against the network before they are taken; nothing is unpickled.
 """
 
 from __future__ import annotations

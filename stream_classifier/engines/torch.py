@@ -94,7 +94,7 @@ class TorchEngine:
             Journal(plan, self._blocks, n_rows=FIRST_ROWS) if self._lanes.is_gpu else None
         )
         self._lost: Lanes | None = None
-        self._free = list(range(FIRST_ROWS))
+        self._free = list(range(FIRST_ROWS))[::-1]  # the last is taken next
         self._streams: dict[int, _Stream] = {}
         self._overdue: set[_Stream] = set()  # whose state should be copied to the host
         self._next_handle = 0
@@ -200,9 +200,8 @@ class TorchEngine:
             self._try(lambda: self._lanes.grow(n_rows), [])
             if self._journal is not None:
                 self._journal.grow(n_rows)
-            self._free += range(n_before, n_rows)
-        rows, self._free = self._free[:n], self._free[n:]
-        return np.array(rows, np.int64)
+            self._free = [*range(n_rows - 1, n_before - 1, -1), *self._free]
+        return np.array([self._free.pop() for _ in range(n)], np.int64)
 
     def _check(self, samples: dict[int, F32]) -> None:
         """Refuse what cannot be taken (``check_samples``), of thousands of streams at a glance."""

@@ -36,7 +36,7 @@ class Journal:
 
     def __init__(self, plan: Plan, blocks: Blocks, *, n_rows: int) -> None:
         stride = blocks.stride_samples
-        of_a_window = plan.n_steps + blocks.n_warm
+        of_a_window = blocks.n_warm + plan.n_steps - 1  # at most: it is unfinished
         self.n_kept = of_a_window if plan.is_windowed else max(of_a_window, KEPT_SAMPLES // stride)
         self._z = np.zeros((n_rows, self.n_kept, stride), np.float32)
 

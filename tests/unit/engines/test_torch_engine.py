@@ -127,7 +127,6 @@ class Pair:
         self.handles = {}  # of the tested engine, by that of the reference
         self.channels = {}
         self.place = {}
-        self.n_decisions = 0
 
     def open(self, n_channels):
         own = self.reference.open(n_channels)
@@ -162,7 +161,9 @@ class Pair:
         assert set(found) == {self.handles[own] for own in fed}
         for own, p in expected.items():
             np.testing.assert_allclose(found[self.handles[own]], p, atol=ALMOST)
-            self.n_decisions += len(p)
+        if (journal := self.tested._journal) is not None:
+            kept = [self.tested._since(stream) for stream in self.tested._streams.values()]
+            assert max(kept, default=0) <= journal.n_kept
 
 
 def live_for_a_while(pair, data, *, n_turns=12):
@@ -252,13 +253,29 @@ def test_however_long_a_stream_ran_the_loss_of_the_gpu_changes_nothing_in_it(bun
         pair.feed(dict.fromkeys(streams, 300))
 
 
+@pytest.mark.parametrize("n_before", [3, 121, 122, 123])
+@both_modes
+def test_a_stream_that_was_taken_up_within_a_block_outlives_the_gpu(bundle, n_before, caplog):
+    with taken_for_a_gpu() as patch, recorded(caplog):
+        fault = Fault(patch)
+        pair = Pair(make(bundle, "pretended gpu"), bundle)
+        stream = pair.open(2)
+        pair.feed({stream: n_before})
+        pair.move(stream)
+        pair.feed({stream: 30})
+        fault.arm(LOST[0])
+        pair.feed({stream: 30})
+        assert len(caplog.records) == 1
+        pair.feed({stream: 100})
+
+
 @pytest.mark.parametrize("method", ["read", "write", "grow"])
 @both_modes
 def test_a_gpu_may_be_lost_in_any_call(bundle, method, caplog):
     with taken_for_a_gpu() as patch, recorded(caplog):
         pair = Pair(make(bundle, "pretended gpu"), bundle)
         streams = [pair.open(2) for _ in range(5)]
-        pair.feed(dict.fromkeys(streams, 333))
+        pair.feed(dict.fromkeys(streams, 1100))  # more than the journal keeps
         Fault(patch, method).arm(LOST[0])
         pair.move(streams[0])
         pair.open(10)
@@ -413,11 +430,16 @@ def test_a_piece_as_a_whole_is_what_its_blocks_are_one_by_one(bundle, is_graphed
 
 @every_bundle
 def test_a_piece_may_be_longer_than_is_run_at_once(bundle, monkeypatch):
-    z = np.stack([Z[:2000], np.roll(Z[:2000], 99)], axis=1)
+    z = np.stack([Z[:1000], np.roll(Z[:1000], 99)], axis=1)
     whole = run(make(bundle), z)
     monkeypatch.setattr(torch_lanes, "MAX_PIECE_BLOCKS", 60)
-    monkeypatch.setattr(torch_engine, "MAX_BATCH_WINDOWS", 5)
+    monkeypatch.setattr(torch_engine, "MAX_BATCH_WINDOWS", 25)
     np.testing.assert_allclose(run(make(bundle), z), whole, atol=1e-6)
+    engine = make(bundle)  # and within a block
+    handle = engine.open(2)
+    engine.feed({handle: z[:6]})
+    handle = engine.restore(engine.snapshot(handle))
+    np.testing.assert_allclose(engine.feed({handle: z[6:]})[handle], whole, atol=1e-6)
 
 
 @kinds

@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine, footprint, latency, pictures, replay, timeline
+from benchmarks import engine, footprint, gpu, latency, pictures, replay, timeline
 
 COMMANDS = {
     "engine": engine,
     "footprint": footprint,
+    "gpu": gpu,
     "latency": latency,
     "picture": pictures,
     "replay": replay,

@@ -15,8 +15,8 @@ I64 = NDArray[np.int64]
 
 KEPT_SAMPLES: Final = 1024
 """Of a continuous stream, at least: 5.75 s. The state must be copied to the host before they are
-full (at most once in 2.9 s, some 8 kB a channel), and all of them are run again if the GPU is lost
-(on two cores some 0.1 ms a channel). Half as many would double the one and halve the other."""
+full (at most once in 2.9 s, some 8 kB a channel), and all since are run again if the GPU is lost
+(some 0.3 ms a channel on one core). Half as many would double the one and halve the other."""
 
 
 class Journal:

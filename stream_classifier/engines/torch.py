@@ -51,8 +51,8 @@ FIRST_ROWS: Final = 16
 class TorchEngine:
     """Both modes in torch; for GPUs, for long recordings, and for checking the other engines.
 
-    Within 1e-6 of float64 on the shipped networks on a CPU, and of itself however samples are cut
-    and batched; not bit-equal. If the GPU is lost, a warning says so, and all streams go on on the
+    Within 2e-6 of float64 on the shipped networks on a CPU, and within 1e-6 of itself however
+    samples are cut and batched; not bit-equal. If the GPU is lost, a warning says so, and all streams go on on the
     CPU as if nothing had happened: the host keeps what their states are made of. Where its memory
     does not suffice, that is an error, and nothing has changed.
 

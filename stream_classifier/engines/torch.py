@@ -52,9 +52,11 @@ class TorchEngine:
     """Both modes in torch; for GPUs, for long recordings, and for checking the other engines.
 
     Within 2e-6 of float64 on the shipped networks on a CPU, and within 1e-6 of itself however
-    samples are cut and batched; not bit-equal. If the GPU is lost, a warning says so, and all streams go on on the
-    CPU as if nothing had happened: the host keeps what their states are made of. Where its memory
-    does not suffice, that is an error, and nothing has changed.
+    samples are cut and batched; not bit-equal.
+
+    If the GPU is lost, a warning says so, and all streams go on on the CPU as if nothing had
+    happened: the host keeps what their states are made of. Where the GPU's memory does not
+    suffice, that is an error, and nothing has changed.
 
     Not thread-safe. Memory grows with the channels that are open at once and is not given back.
 

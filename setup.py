@@ -15,8 +15,7 @@ native = Extension(
     extra_compile_args=[
         "-std=c++17",
         "-O3",
-        # A product and a sum may become one operation; sums keep their order (no -ffast-math).
-        "-ffp-contract=fast",
+        # Sums keep their order (no -ffast-math); kernels.cpp says how products are added to them.
         # So that a comparison and a choice become one operation: min, max. Nothing here is NaN.
         "-ffinite-math-only",
         "-fno-signed-zeros",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from operator import index
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ MAX_BFLOAT16_ERROR: Final = 5e-3
 Its 8 significant bits cost a trained network about 2e-3 there; alarm thresholds have two decimals.
 Of thousands of decisions the worst may be off by several times as much as of those few.
 """
+
+MAX_THREADS: Final = 256
 
 _PEAK_S: Final = 0.01
 
@@ -123,14 +126,14 @@ class NativeEngine:
         bundle: Network, weights and mode.
         hop_samples: Samples from one decision to the next: a multiple of the stem's stride, at
             most the window.
-        n_threads: Threads that share the streams of a call, at least 1.
+        n_threads: Threads that share the streams of a call, 1 to ``MAX_THREADS``.
         instructions: One of ``instruction_sets()``; None takes the widest. Or one of
             ``bfloat16_instruction_sets()`` or ``emulated_instruction_sets()``: with the LSTM's
             products in bfloat16, its sums and all else in float32, and no look at the error.
 
     Raises:
-        EngineError: If the extension or the instruction set is not there, or the hop or the weights
-            do not fit the network.
+        EngineError: If the extension or the instruction set is not there, the threads are out of
+            range, or the hop or the weights do not fit the network.
     """
 
     def __init__(
@@ -148,6 +151,10 @@ class NativeEngine:
             raise EngineError(
                 f"instructions {instructions!r}: expected one of {', '.join(usable)}, which this "
                 "processor has; found none of them. Try: leave it out"
+            )
+        if not 1 <= n_threads <= MAX_THREADS:
+            raise EngineError(
+                f"threads of the native engine: expected 1 to {MAX_THREADS}, found {n_threads}"
             )
         self.hop_samples = hop_samples
         self._bundle = bundle
@@ -176,7 +183,7 @@ class NativeEngine:
         fed = self._core.feed(samples)
         if fed is None:  # something is not as it should be: find out what, and say so
             samples = {
-                handle: np.ascontiguousarray(new, dtype=np.float32)
+                int(index(handle)): np.require(new, np.float32, ["C", "A"])
                 for handle, new in samples.items()
             }
             check_samples(samples, self._core.n_lanes)

@@ -24,6 +24,8 @@ F32 = NDArray[np.float32]
 
 MAX_BYTES: Final = 256 * 2**20
 MAX_LANES: Final = 65_536
+MAX_STEPS: Final = 2**53
+"""Of one run: the native engine counts in 64 bits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +97,8 @@ def unpack(packed: bytes, bundle: Bundle, plan: Plan, *, hop_samples: int) -> St
     if run is None or run.dtype != np.int64 or run.shape != (2,) or run.min() < 0:
         raise _unusable("two counts of a run", "others")
     n_skipped, n_done = map(int, run)
+    if n_done > MAX_STEPS:
+        raise _unusable(f"at most {MAX_STEPS:,} steps", f"{n_done:,}")
     if n_skipped > plan.lead_samples or (n_done and n_skipped < plan.lead_samples):
         raise _unusable(f"{plan.lead_samples} samples left out", f"{n_skipped}")
     _check_arrays(tensors, net, plan, n_lanes=len(previous), n_steps=n_done)

@@ -506,8 +506,9 @@ void Engine::see(Lane* lanes, int n_lanes, std::int64_t done, Scratch& scratch) 
     for (int i = 0; i < n_lanes; ++i) {
         Lane& l = lanes[i];
         l.inputs = inputs_at(l, i, n_convs);
+        if (!net_.is_windowed) continue;
         float* product = scratch.products.data() + std::size_t(i) * block_steps_ * 4 * hidden_;
-        for (int k = 0; net_.is_windowed && k < l.n_inputs; ++k)
+        for (int k = 0; k < l.n_inputs; ++k)
             rows[n_rows++] = {l.inputs + std::size_t(k) * inputs_,
                               product + std::size_t(k) * 4 * hidden_};
     }
@@ -710,6 +711,7 @@ Snapshot Engine::snapshot(std::int64_t stream) {
 
 std::int64_t Engine::restore(Snapshot& from) {
     bool fits = from.n_lanes > 0 && from.n_lanes <= MAX_LANES && from.n_steps >= 0 &&
+                from.n_steps <= MAX_STEPS &&
                 from.n_skipped >= 0 && from.n_skipped <= net_.lead_samples &&
                 from.n_waiting.size() == convs_.size();
     for (std::size_t i = 0; fits && i < convs_.size(); ++i)

@@ -21,6 +21,9 @@ namespace stream_classifier {
 
 constexpr int MAX_CONVS = 8;
 constexpr int MAX_LANES = 65536;
+constexpr int MAX_THREADS = 256;
+// Of one run, with room to count on.
+constexpr std::int64_t MAX_STEPS = std::int64_t(1) << 53;
 
 // Numbers at an address that is a multiple of a cache line; zero at first.
 class Floats {

@@ -51,6 +51,21 @@ class Buffer {
     Py_buffer view_;
 };
 
+// An object that is let go at the end of a scope.
+class Held {
+   public:
+    enum Taken { TAKEN };
+    explicit Held(PyObject* object) : object_(object) { Py_INCREF(object); }
+    Held(PyObject* object, Taken) : object_(object) {}
+    Held(Held&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
+    Held(const Held&) = delete;
+    ~Held() { Py_XDECREF(object_); }
+    PyObject* get() const { return object_; }
+
+   private:
+    PyObject* object_;
+};
+
 class GilReleased {
    public:
     GilReleased() : state_(PyEval_SaveThread()) {}
@@ -105,9 +120,9 @@ PyObject* guarded(F body) {
 }
 
 bool stream_of(PyObject* self, PyObject* number, std::int64_t& stream) {
-    if (is_busy(self)) return false;
     stream = PyLong_AsLongLong(number);
     if (stream == -1 && PyErr_Occurred()) return false;
+    if (is_busy(self)) return false;  // only now: the conversion may run other code
     if (engine_of(self).has(stream)) return true;
     PyErr_SetObject(PyExc_KeyError, number);
     return false;
@@ -123,6 +138,8 @@ bool all_finite(const float* x, std::size_t n) {
     return !found;
 }
 
+constexpr long MAX_SETTING = 1 << 24;  // so that sums and products of a few fit where they must
+
 long item(PyObject* mapping, const char* key) {
     PyObject* value = PyDict_GetItemString(mapping, key);  // borrowed
     if (!value) throw std::invalid_argument(key);
@@ -131,6 +148,7 @@ long item(PyObject* mapping, const char* key) {
         PyErr_Clear();
         throw std::invalid_argument(key);
     }
+    if (number < 0 || number > MAX_SETTING) throw std::invalid_argument(key);
     return number;
 }
 
@@ -158,7 +176,10 @@ Network network_of(PyObject* given) {
     if (n_convs < 0 || n_convs > MAX_CONVS || n_layers < 1 || net.hidden < 1 || net.n_states < 1 ||
         net.n_steps < 1 || net.steps_per_hop < 1 || n_outputs < 1 || net.n_classes < 1)
         throw std::invalid_argument("a number is out of range");
+    const int at_once = (net.n_steps + net.steps_per_hop - 1) / net.steps_per_hop;
+    if (net.n_states != (net.is_windowed ? at_once : 1)) throw std::invalid_argument("n_states");
     std::size_t inputs = net.n_features(), H = net.hidden;
+    long stride = 1;
     for (int i = 1; i <= n_convs; ++i) {
         const std::string name = "conv" + std::to_string(i);
         Network::Conv conv;
@@ -167,6 +188,8 @@ Network network_of(PyObject* given) {
         conv.stride = int(item(given, (name + ".stride").c_str()));
         if (conv.channels < 1 || conv.kernel < 1 || conv.stride < 1 || conv.stride > conv.kernel)
             throw std::invalid_argument(name);
+        stride *= conv.stride;
+        if (stride > MAX_SETTING) throw std::invalid_argument(name);
         conv.weight = numbers(given, name + ".weight", inputs * conv.channels * conv.kernel);
         conv.bias = numbers(given, name + ".bias", conv.channels);
         inputs = conv.channels;
@@ -203,6 +226,11 @@ PyObject* engine_new(PyTypeObject* type, PyObject* args, PyObject*) {
             PyErr_Format(PyExc_ValueError, "no kernels %s", instructions);
             return nullptr;
         }
+        if (n_threads < 1 || n_threads > MAX_THREADS) {
+            PyErr_Format(PyExc_ValueError, "expected 1 to %d threads, found %d", MAX_THREADS,
+                         n_threads);
+            return nullptr;
+        }
         auto engine = std::make_unique<Engine>(network_of(given), *kernels, n_threads);
         auto alloc = reinterpret_cast<allocfunc>(PyType_GetSlot(type, Py_tp_alloc));
         PyObject* self = alloc(type, 0);
@@ -219,9 +247,9 @@ void engine_free(PyObject* self) {
 }
 
 PyObject* engine_open(PyObject* self, PyObject* number) {
-    if (is_busy(self)) return nullptr;
     const long n_lanes = PyLong_AsLong(number);
     if (n_lanes == -1 && PyErr_Occurred()) return nullptr;
+    if (is_busy(self)) return nullptr;
     if (n_lanes < 1 || n_lanes > MAX_LANES) {
         PyErr_Format(PyExc_ValueError, "expected 1 to %d channels, found %ld", MAX_LANES, n_lanes);
         return nullptr;
@@ -250,7 +278,8 @@ PyObject* engine_n_lanes(PyObject* self, PyObject* number) {
 }
 
 // feed({stream: samples}) -> (decisions of all streams end to end, as bytes; how many of each), or
-// None if some samples are not finite float32 numbers of the right shape: nothing is changed then.
+// None if some samples are not finite float32 numbers of the right shape, or a key is no plain int:
+// nothing is changed then.
 PyObject* engine_feed(PyObject* self, PyObject* samples) {
     if (is_busy(self)) return nullptr;
     if (!PyDict_Check(samples)) {
@@ -260,17 +289,31 @@ PyObject* engine_feed(PyObject* self, PyObject* samples) {
     return guarded([&]() -> PyObject* {
         Engine& engine = engine_of(self);
         const std::size_t n_streams = std::size_t(PyDict_Size(samples));
+        std::vector<Held> values;
         std::vector<Buffer> buffers(n_streams);
         std::vector<Fed> fed(n_streams);
         std::vector<std::int64_t> n_due(n_streams);
+        values.reserve(n_streams);
         PyObject *key, *value;
         Py_ssize_t place = 0;
         std::int64_t total = 0;
         for (std::size_t i = 0; PyDict_Next(samples, &place, &key, &value); ++i) {
+            if (!PyLong_CheckExact(key)) Py_RETURN_NONE;  // its conversion might change the dict
+            if (!stream_of(self, key, fed[i].stream)) return nullptr;
+            values.emplace_back(value);
+        }
+        // Getting a buffer may run other code, too: what that could change is looked at afterwards.
+        bool all_there = true;
+        for (std::size_t i = 0; i < n_streams; ++i)
+            all_there = buffers[i].get(values[i].get(), "f") && all_there;
+        Held counts(PyTuple_New(Py_ssize_t(n_streams)), Held::TAKEN);
+        if (!counts.get() || is_busy(self)) return nullptr;
+        if (!all_there) Py_RETURN_NONE;
+        for (std::size_t i = 0; i < n_streams; ++i) {
             Fed& f = fed[i];
-            if (!stream_of(self, key, f.stream)) return nullptr;
+            if (!engine.has(f.stream)) Py_RETURN_NONE;
             const int n_lanes = engine.n_lanes(f.stream);
-            if (!buffers[i].get(value, "f") || buffers[i].ndim() != 2 ||
+            if (buffers[i].ndim() != 2 ||
                 buffers[i].shape(1) != n_lanes ||
                 !all_finite(buffers[i].as<float>(), buffers[i].size()))
                 Py_RETURN_NONE;
@@ -280,24 +323,20 @@ PyObject* engine_feed(PyObject* self, PyObject* samples) {
             total += n_due[i] * n_lanes;
         }
         total *= engine.n_classes();
-        PyObject* decided =
-            PyByteArray_FromStringAndSize(nullptr, Py_ssize_t(total * sizeof(float)));
-        PyObject* counts = decided ? PyTuple_New(Py_ssize_t(n_streams)) : nullptr;
-        if (!counts) {
-            Py_XDECREF(decided);
-            return nullptr;
-        }
-        float* at = reinterpret_cast<float*>(PyByteArray_AsString(decided));
+        Held decided(PyByteArray_FromStringAndSize(nullptr, Py_ssize_t(total * sizeof(float))),
+                     Held::TAKEN);
+        if (!decided.get()) return nullptr;
+        float* at = reinterpret_cast<float*>(PyByteArray_AsString(decided.get()));
         for (std::size_t i = 0; i < n_streams; ++i) {
             fed[i].decided = at;
             at += n_due[i] * engine.n_lanes(fed[i].stream) * engine.n_classes();
-            PyTuple_SetItem(counts, Py_ssize_t(i), PyLong_FromLongLong(n_due[i]));
+            PyTuple_SetItem(counts.get(), Py_ssize_t(i), PyLong_FromLongLong(n_due[i]));
         }
         {
             Computing computing(self);
             engine.feed(fed.data(), n_streams);
         }
-        return Py_BuildValue("(NN)", decided, counts);
+        return Py_BuildValue("(OO)", decided.get(), counts.get());
     });
 }
 
@@ -339,7 +378,6 @@ PyObject* engine_snapshot(PyObject* self, PyObject* number) {
 
 // restore(lanes, samples left out, steps done, inputs waiting, arrays) -> stream
 PyObject* engine_restore(PyObject* self, PyObject* args) {
-    if (is_busy(self)) return nullptr;
     int n_lanes, n_skipped;
     long long n_steps;
     PyObject *waiting, *arrays;
@@ -358,6 +396,7 @@ PyObject* engine_restore(PyObject* self, PyObject* args) {
                 throw std::invalid_argument("an array of a snapshot is not of float32");
             given.arrays.emplace_back(array.as<float>(), array.as<float>() + array.size());
         }
+        if (is_busy(self)) return nullptr;
         return PyLong_FromLongLong(engine.restore(given));
     });
 }

@@ -311,6 +311,9 @@ LIKE_FLOAT32 = {
     "every second of a longer one": lambda z: np.repeat(z, 2, axis=0)[::2],
     "backwards in memory": lambda z: np.ascontiguousarray(z[::-1])[::-1],
     "some columns of a wider one": lambda z: np.concatenate([z, z], axis=1)[:, : z.shape[1]],
+    "at an odd address": lambda z: (
+        np.frombuffer(b"!" + z.tobytes(), np.uint8)[1:].view(np.float32).reshape(z.shape)
+    ),
     "read only": lambda z: np.frombuffer(z.tobytes(), np.float32).reshape(z.shape),
 }
 
@@ -536,6 +539,92 @@ def test_odd_counts_of_what_waits_are_not_taken_up(odd):
     core, state = put_down()
     with pytest.raises((TypeError, OverflowError)):
         core.restore(*state[:3], [odd] * len(state[3]), list(state[4]))
+
+
+# What else runs while it is called
+
+
+class Nosy:
+    """A key that is also another one, and runs code of its own when it is looked at."""
+
+    def __init__(self, number, look):
+        self.number, self.look = number, look
+
+    def __index__(self):
+        self.look()
+        return self.number
+
+
+def test_a_key_that_changes_the_dict_while_it_is_read_cannot_do_harm():
+    engine = native()
+    handles = [engine.open(1) for _ in range(400)]
+    z = rolled(8, 1)
+    fed = {handles[0]: z}
+    fed[Nosy(handles[-1], lambda: fed.update(dict.fromkeys(handles, z)))] = z
+    with pytest.raises(RuntimeError, match="changed size"):
+        engine.feed(fed)
+    assert core_of(engine).feed({Nosy(handles[0], fed.clear): z}) is None
+
+
+def test_a_key_that_closes_its_stream_cannot_do_harm():
+    engine = native()
+    handle, other = engine.open(1), engine.open(1)
+    with pytest.raises(KeyError):
+        engine.feed({other: rolled(8, 1), Nosy(handle, lambda: engine.close(handle)): rolled(8, 1)})
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, lambda handle: Nosy(handle, lambda: None)])
+def test_a_handle_may_be_any_whole_number(kind):
+    engine = native()
+    engine.open(1)
+    handle = engine.open(3)
+    z = rolled(300, 3)
+    (decided,) = engine.feed({kind(handle): z}).values()
+    assert decided.tobytes() == run(native(), z).tobytes()
+
+
+# What must fit together
+
+
+@pytest.mark.parametrize("n_threads", [-1, 0, 257, 2**31 - 1])
+def test_no_threads_or_too_many_are_refused(n_threads):
+    with pytest.raises(EngineError, match=f"expected 1 to 256, found {n_threads}"):
+        native(n_threads=n_threads)
+
+
+@pytest.mark.parametrize("n_steps", [2**53 + 1, 2**62, 2**63 - 1])
+@every_bundle
+def test_a_snapshot_after_more_steps_than_can_be_counted_on_is_refused(bundle, n_steps):
+    engine = native(bundle)
+    handle = engine.open(2)
+    engine.feed({handle: rolled(300, 2)})
+    tensors = load(engine.snapshot(handle))
+    tensors["run"] = np.array([tensors["run"][0], n_steps])
+    with pytest.raises(EngineError, match=r"expected at most .* steps, found"):
+        engine.restore(save(tensors))
+    _, *others, arrays = core_of(engine).snapshot(handle)
+    others[1] = n_steps
+    with pytest.raises(RuntimeError, match="another network"):
+        core_of(engine).restore(2, *others, [np.frombuffer(x, np.float32) for x in arrays])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_states": 1},
+        {"n_states": 10**6},
+        {"n_steps": 10**6},
+        {"steps_per_hop": 10**6},
+        {"lead_samples": -1},
+        {"is_windowed": False},
+        {"lead_samples": 2**31 - 1},
+    ],
+    ids=str,
+)
+def test_a_plan_that_does_not_fit_together_is_refused(changes):
+    given = _described(BONN, Plan.of(BONN, hop_samples=4)) | changes
+    with pytest.raises(RuntimeError):
+        _extension().Engine(given, "baseline", 1)
 
 
 def test_the_bundles_of_these_tests_need_all_that_the_engine_has():

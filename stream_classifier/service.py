@@ -100,6 +100,10 @@ async def serve(
         hop_samples=settings.model.hop_samples,
         precision=settings.model.precision,
     )
+    if settings.model.engine == "torch" and settings.model.device == "cpu":
+        import torch  # noqa: PLC0415 - optional extra
+
+        torch.set_num_threads(1)  # for steps this small, threads wait for each other
     LOG.info("model %s %s, engine %s", bundle.name, bundle.digest[:12], engine.name)
     detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)
     stop = threading.Event()

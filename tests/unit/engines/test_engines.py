@@ -12,6 +12,7 @@ from stream_classifier.bundle import ConvSpec, NetworkSpec, load_bundle, shipped
 from stream_classifier.detection.scaler import FrozenScaler
 from stream_classifier.engines import make_engine
 from stream_classifier.engines.native import NativeEngine, instruction_sets
+from stream_classifier.engines.plan import check_samples
 from stream_classifier.engines.reference import ReferenceEngine, classify_windows
 from stream_classifier.errors import EngineError, MissingExtraError, NotFiniteError, ShapeError
 
@@ -294,6 +295,7 @@ def test_a_sample_that_is_no_number_is_refused_and_nothing_is_changed(bundle, na
 def test_large_samples_are_numbers(bundle, name):
     large = np.full((300, 1), 1e30, np.float32)
     assert np.isfinite(run(make_engine(bundle, name=name), large * Z[:300, None])).all()
+    check_samples({0: np.full((9, 1), 3e38, np.float32)}, lambda _stream: 1)  # nor is their sum
 
 
 def test_weights_of_another_network_are_refused():

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from stream_classifier.errors import (
     BrokerRefusedError,
     BrokerUnavailableError,
+    BundleInvalidError,
     StreamClassifierError,
     StreamNotFoundError,
 )
@@ -279,7 +280,9 @@ def _engine(model: ModelSettings) -> Finding:
         selftest_deviation,
     )
 
-    bundle = load_bundle(model.bundle or default_bundle("live"))
+    bundle = load_bundle(default_bundle("live"))
+    with contextlib.suppress(BundleInvalidError):  # the check of the model says what is wrong
+        bundle = load_bundle(model.bundle or bundle.name)
     build = functools.partial(
         make_engine, name=model.engine, device=model.device, precision=model.precision
     )

@@ -257,7 +257,7 @@ def _broker(mqtt: MqttSettings, *, is_chosen: bool) -> Finding:
 
 def _model(name: str | None) -> Finding:
     from stream_classifier.bundle import default_bundle, load_bundle  # noqa: PLC0415
-    from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
+    from stream_classifier.engines.selftest import (  # noqa: PLC0415
         TOLERANCE,
         selftest_deviation,
     )
@@ -275,7 +275,7 @@ def _engine(model: ModelSettings) -> Finding:
     from stream_classifier.bundle import default_bundle, load_bundle  # noqa: PLC0415
     from stream_classifier.engines import instruction_sets, make_engine  # noqa: PLC0415
     from stream_classifier.engines.native import MAX_BFLOAT16_ERROR  # noqa: PLC0415
-    from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
+    from stream_classifier.engines.selftest import (  # noqa: PLC0415
         TOLERANCE,
         selftest_deviation,
     )

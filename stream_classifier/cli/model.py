@@ -56,7 +56,7 @@ def verify(
     With --deep, also that it reaches the figures of its card (needs the data set).
     """
     from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy
-    from stream_classifier.evaluation.selftest import (  # noqa: PLC0415
+    from stream_classifier.engines.selftest import (  # noqa: PLC0415
         TOLERANCE,
         selftest_deviation,
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
 from stream_classifier.engines.plan import Plan, check_samples
-from stream_classifier.engines.reference import classify_windows
+from stream_classifier.engines.selftest import selftest_deviation
 from stream_classifier.engines.snapshot import StreamState, pack, unpack
 from stream_classifier.errors import EngineError
 
@@ -69,28 +69,27 @@ def _extension() -> Any:
     return _native
 
 
-def instruction_sets() -> tuple[str, ...]:
-    """Names of the instruction sets that can be used here, the widest first; none: not built."""
+def _listed(kind: str) -> tuple[str, ...]:
+    """Return what the extension lists; nothing where it was not built."""
     try:
-        return tuple(_extension().instructions())
+        return tuple(getattr(_extension(), kind)())
     except EngineError:
         return ()
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Names of the instruction sets that can be used here, the widest first; none: not built."""
+    return _listed("instructions")
 
 
 def bfloat16_instruction_sets() -> tuple[str, ...]:
     """Names of those with products of bfloat16 in hardware that can be used here; mostly none."""
-    try:
-        return tuple(_extension().bfloat16_instructions())
-    except EngineError:
-        return ()
+    return _listed("bfloat16_instructions")
 
 
 def emulated_instruction_sets() -> tuple[str, ...]:
     """Names of those that give the same bits without the hardware, slowly: for tests of it."""
-    try:
-        return tuple(_extension().emulated_instructions())
-    except EngineError:
-        return ()
+    return _listed("emulated_instructions")
 
 
 def fma_peak_gflops(instructions: str | None = None, *, seconds: float = 0.2) -> float:
@@ -270,8 +269,7 @@ def bfloat16_engine(bundle: Bundle, *, hop_samples: int, n_threads: int = 1) -> 
         )
     build = functools.partial(NativeEngine, n_threads=n_threads, instructions=usable[0])
     engine = build(bundle, hop_samples=hop_samples)
-    found = classify_windows(bundle, bundle.selftest_windows, build=build)
-    error = float(np.abs(found - bundle.selftest_probabilities).max())
+    error = selftest_deviation(bundle, build=build)
     if not error < MAX_BFLOAT16_ERROR:
         raise EngineError(
             f"precision bfloat16: expected the probabilities of bundle {bundle.name}'s self-test "

@@ -81,21 +81,14 @@ struct PyEngine {
     bool busy;  // a thread computes with it, without the interpreter's lock
 };
 
-// Without the interpreter's lock, and closed to other threads meanwhile.
-class Computing {
+// Closed to other threads for a scope, which may be without the interpreter's lock.
+class Busy {
    public:
-    explicit Computing(PyObject* self) : busy_(reinterpret_cast<PyEngine*>(self)->busy) {
-        busy_ = true;
-        state_ = PyEval_SaveThread();
-    }
-    ~Computing() {
-        PyEval_RestoreThread(state_);
-        busy_ = false;
-    }
+    explicit Busy(PyObject* self) : busy_(reinterpret_cast<PyEngine*>(self)->busy) { busy_ = true; }
+    ~Busy() { busy_ = false; }
 
    private:
     bool& busy_;
-    PyThreadState* state_;
 };
 
 bool is_busy(PyObject* self) {
@@ -333,7 +326,8 @@ PyObject* engine_feed(PyObject* self, PyObject* samples) {
             PyTuple_SetItem(counts.get(), Py_ssize_t(i), PyLong_FromLongLong(n_due[i]));
         }
         {
-            Computing computing(self);
+            Busy busy(self);
+            GilReleased released;
             engine.feed(fed.data(), n_streams);
         }
         return Py_BuildValue("(OO)", decided.get(), counts.get());
@@ -344,7 +338,8 @@ PyObject* engine_catch_up(PyObject* self, PyObject*) {
     if (is_busy(self)) return nullptr;
     return guarded([&]() -> PyObject* {
         {
-            Computing computing(self);
+            Busy busy(self);
+            GilReleased released;
             engine_of(self).catch_up();
         }
         Py_RETURN_NONE;

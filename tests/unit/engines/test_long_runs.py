@@ -12,7 +12,7 @@ from stream_classifier.engines import make_engine
 torch = pytest.importorskip(
     "torch", reason="torch is not installed: hours take the reference engine hours"
 )
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 RATE_HZ = 178
 MINUTE = 60 * RATE_HZ
@@ -33,15 +33,6 @@ AFTER_A_DAY = 1e-6
 OTHER_BACKGROUND = 0.2
 """Bound on what another minute of background before a seizure may change once it has lasted 3 s; at
 a splice of two seizures, where the network is in doubt, 0.07 were found, elsewhere 0.0002."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """One lane's steps are nothing to share: on a busy machine threads only wait for each other."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 class Material:

@@ -25,7 +25,7 @@ from stream_classifier.engines import torch as torch_engine  # noqa: E402
 from stream_classifier.engines import torch_graphs, torch_lanes  # noqa: E402
 from stream_classifier.engines.torch import TorchEngine  # noqa: E402
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 ALL = {**BUNDLES, "odd stride, windowed": ODD[0], "odd stride, continuous": ODD[1]}
 WEIGHTS = {name: load_bundle(name) for name in shipped()}
@@ -35,15 +35,6 @@ both_modes = pytest.mark.parametrize("bundle", TWO_OF_A_KIND.values(), ids=TWO_O
 gpu = pytest.mark.gpu
 ALMOST = 2e-6
 """Between two engines, each of which is within 1e-6 of the exact answer."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Steps are short: on a busy machine threads would mostly wait for each other."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def needs_gpu():

@@ -17,8 +17,8 @@ from stream_classifier.bundle import (  # noqa: E402
 )
 from stream_classifier.cli import main  # noqa: E402
 from stream_classifier.datasets import SeizureRows  # noqa: E402
+from stream_classifier.engines.selftest import TOLERANCE, selftest_deviation  # noqa: E402
 from stream_classifier.errors import ConfigError  # noqa: E402
-from stream_classifier.evaluation.selftest import TOLERANCE, selftest_deviation  # noqa: E402
 from stream_classifier.evaluation.timelines import play, pool, splice  # noqa: E402
 from stream_classifier.evaluation.windows import split_rows  # noqa: E402
 from stream_classifier.training import calibration  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 from stream_classifier.bundle import load_bundle, save_bundle, shipped
 from stream_classifier.cli import main
 from stream_classifier.engines.reference import classify_windows
-from stream_classifier.evaluation.selftest import TOLERANCE, selftest_deviation
+from stream_classifier.engines.selftest import TOLERANCE, selftest_deviation
 
 
 def resaved(bonn, path, **changes):

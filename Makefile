@@ -17,11 +17,12 @@ SOURCES := pyproject.toml constraints.txt setup.py $(wildcard stream_classifier/
 SAY_ENGINE = $(BIN)/python -c 'from stream_classifier.engines import default_engine; \
 	print("engine on the CPU:", default_engine())' >&2
 
-.PHONY: help demo test lint format clean mosquitto
+.PHONY: help demo test test-faults lint format clean mosquitto
 
 help:
 	@echo "make demo      a simulated headset, the classifier, a broker and a subscriber (ARGS='--seconds 60')"
 	@echo "make test      the whole test suite (TORCH=0: without torch)"
+	@echo "make test-faults  every row of the fault matrix, the slow ones too; writes docs/reliability.md"
 	@echo "make lint      ruff and mypy"
 	@echo "make format    ruff format"
 	@echo "make clean     remove the virtual environment and caches"
@@ -31,6 +32,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test-$(TORCH) mosquitto
 	$(BIN)/python -m pytest $(ARGS)
+
+test-faults: $(VENV)/.test-$(TORCH) mosquitto
+	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -m "slow or not slow" tests/system/faults $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -18,9 +18,9 @@ import pytest
 MATRIX = Path(__file__).with_name("matrix.toml")
 HEAD = """# Reliability: what goes wrong, what is promised, what was measured
 
-Written by `make test-faults` on {when}, {machine}; never by hand. Each row is injected for real (signals, a real
-broker, a real file system, real LSL streams) by tests in `tests/system/faults/`. Checked after every row: no window spans
-a gap; ids are a function of the samples; nothing is missing or doubled; a fault never hides a standing alert.
+Written by `make test-faults` on {when}, {machine}; never by hand. Each row is
+injected for real (signals, a real broker, a real file system, real LSL streams) by the tests in
+`tests/system/faults/`.
 
 | # | fault | promise | measured | holds |
 |---|---|---|---|---|
@@ -47,10 +47,8 @@ def measured(record_property):
     """
 
     def say(what, value=None, unit="", *, falls_short=""):
-        number = (
-            f" {value:.3g}" if isinstance(value, float) else "" if value is None else f" {value}"
-        )
-        record_property("figure", f"{what}{number}{' ' if unit else ''}{unit}")
+        number = f"{value:.3g}" if isinstance(value, float) else str("" if value is None else value)
+        record_property("figure", " ".join(filter(None, (what, number, unit))))
         if falls_short:
             record_property("short", falls_short)
 

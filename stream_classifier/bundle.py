@@ -56,6 +56,7 @@ MAX_BYTES: Final = {
 }
 """The files of a bundle, all of them, and how large each may be."""
 
+_TEXTS: Final = ("CARD.md", "ATTRIBUTION.md")
 _MAX_HEADER_BYTES: Final = 16 * 2**10
 _MODELS: Final = Path(__file__).parent / "models"
 BUNDLE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -624,12 +625,20 @@ def _read_files(path: Path) -> dict[str, bytes]:
             path=str(path),
             expected=f"exactly the files {', '.join(MAX_BYTES)}",
             found="; ".join(
-                f"{what} {', '.join(map(repr, sorted(names)))}"
+                f"{what} {', '.join(map(repr, sorted(names)))}"[:400]
                 for what, names in (("absent:", absent), ("too many:", extra))
                 if names
             ),
         )
-    return {file: _read_file(path / file, limit=limit) for file, limit in MAX_BYTES.items()}
+    contents = {file: _read_file(path / file, limit=limit) for file, limit in MAX_BYTES.items()}
+    for file in _TEXTS:
+        try:
+            contents[file].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _invalid(
+                path=str(path / file), expected="text in UTF-8", found=error.reason
+            ) from error
+    return contents
 
 
 def _read_file(path: Path, *, limit: int) -> bytes:

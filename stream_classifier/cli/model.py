@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stream_classifier.cli.dataset import DataOption
-from stream_classifier.errors import BundleInvalidError
+from stream_classifier.errors import BundleInvalidError, printable
 
 if TYPE_CHECKING:
     from stream_classifier.bundle import Bundle
@@ -38,7 +38,8 @@ def show(bundle: BundleArgument = "bonn") -> None:
     """Print a model's card."""
     from stream_classifier.bundle import load_bundle  # noqa: PLC0415 - numpy
 
-    print((load_bundle(bundle).path / "CARD.md").read_text(encoding="utf-8"), end="")
+    card = (load_bundle(bundle).path / "CARD.md").read_text(encoding="utf-8")
+    print("\n".join(map(printable, card.splitlines())))
 
 
 @app.command()

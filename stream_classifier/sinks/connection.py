@@ -81,17 +81,22 @@ class Incoming:
         topic: Where it was published.
         payload: As it came.
         retained: Whether it was there before we subscribed.
+        response_topic: Where the sender wants an answer (MQTT 5 only, as the next).
+        correlation: What the sender knows its answer by.
     """
 
     topic: str
     payload: bytes
     retained: bool
+    response_topic: str | None = None
+    correlation: bytes | None = None
 
 
 class Connection:
     """An open connection; made by ``Connector.connect``.
 
-    For one task: publish and subscribe one after the other.
+    For two tasks at most: one publishes and subscribes, one after the other; another may read
+    ``messages`` meanwhile.
 
     Attributes:
         protocol: ``"5"`` or ``"3.1.1"``.
@@ -122,6 +127,7 @@ class Connection:
         content_type: str = "application/json",
         expires_s: int | None = None,
         labels: Mapping[str, str] = MappingProxyType({}),
+        correlation: bytes | None = None,
     ) -> None:
         """Send a message; with QoS 1, wait until the broker has it.
 
@@ -133,6 +139,7 @@ class Connection:
             content_type: MQTT 5 only, as all that follows.
             expires_s: After which the broker need not deliver it any more, seconds.
             labels: User properties.
+            correlation: What the receiver knows an answer by.
 
         Raises:
             BrokerUnavailableError: If the connection broke or no answer came in time.
@@ -147,6 +154,8 @@ class Connection:
                 properties.UserProperty = list(labels.items())
             if expires_s is not None:
                 properties.MessageExpiryInterval = expires_s
+            if correlation is not None:
+                properties.CorrelationData = correlation
         self._client.denial = None
         self._client.unheard = False
         async with self._answer_in_time():
@@ -157,7 +166,7 @@ class Connection:
         if self._client.denial is not None:
             raise BrokerRefusedError(
                 f"{self._broker} denied publishing to {topic}: {self._client.denial}. "
-                "Try: allow it in the broker's access list"
+                "Try: allow it in the broker's access list (deploy/mosquitto/acl shows how)"
             )
 
     async def subscribe(self, *topics: str) -> None:
@@ -172,10 +181,11 @@ class Connection:
                 [(topic, 1) for topic in topics], timeout=float("inf")
             )
         codes = [answer if isinstance(answer, int) else answer.value for answer in answers]
-        if any(code >= 0x80 for code in codes):
+        denied = [topic for topic, code in zip(topics, codes, strict=False) if code >= 0x80]
+        if denied:
             raise BrokerRefusedError(
-                f"{self._broker} denied subscribing to {', '.join(topics)}. "
-                "Try: allow it in the broker's access list"
+                f"{self._broker} denied subscribing to {', '.join(denied)}. "
+                "Try: allow it in the broker's access list (deploy/mosquitto/acl shows how)"
             )
 
     async def messages(self) -> AsyncIterator[Incoming]:
@@ -186,7 +196,7 @@ class Connection:
         """
         try:
             async for message in self._client.messages:
-                yield Incoming(str(message.topic), bytes(message.payload), bool(message.retain))
+                yield _incoming(message)
         except aiomqtt.MqttError as error:
             raise self._lost_error() from error
 
@@ -374,6 +384,16 @@ class _Client(aiomqtt.Client):
         sock = client.socket()
         if _ACKNOWLEDGE_AT_ONCE is not None and sock is not None:
             sock.setsockopt(*_ACKNOWLEDGE_AT_ONCE)
+
+
+def _incoming(message: aiomqtt.Message) -> Incoming:
+    return Incoming(
+        str(message.topic),
+        bytes(message.payload),
+        bool(message.retain),
+        getattr(message.properties, "ResponseTopic", None),
+        getattr(message.properties, "CorrelationData", None),
+    )
 
 
 class _TlsSocket(ssl.SSLSocket):

@@ -4,9 +4,11 @@
     alert_state()  -> latest ---------+--> one task, one connection --> broker
     prediction()   -> latest ---------+
     quality()      -> latest ---------+
+                                           one more task reads: canary, commands <-- broker
 
 Events are sent in order and forgotten only when acknowledged. States are sent again on every
-connect, since a broker forgets even what it acknowledged. Predictions are for looking at.
+connect, since a broker forgets even what it acknowledged. Predictions are for looking at. A canary
+that does not come back tells that the broker acknowledges and hands nothing on.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError
 from stream_classifier.signals import EventType
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings
-from stream_classifier.sinks.connection import Connection, Connector, LastWill
+from stream_classifier.sinks.connection import Connection, Connector, Incoming, LastWill
 from stream_classifier.sinks.messages import (
     EVENT_SCHEMA,
     AlertMessage,
@@ -43,6 +46,7 @@ from stream_classifier.sinks.messages import (
     stamped_event,
 )
 from stream_classifier.sinks.outbox import Outbox, OutboxRow
+from stream_classifier.sinks.read_back import READ_BACK_WITHIN_S, ReadBack
 from stream_classifier.sinks.topics import Topics, stream_level
 
 HEARTBEAT_S = 10.0
@@ -83,6 +87,13 @@ UNHEARD_RETRY_S = 0.5
 EVENTS_RETRY_S = 1.0
 """Until events that could not be read from the outbox are looked for again."""
 
+CANARY_EVERY_S = 10.0
+CANARY_EXPIRES_S = 5
+"""Every so often we look whether what we publish is handed on; an old canary is of no use."""
+
+MAX_ANSWERS = 100
+"""Answers to commands that wait for the connection; when full, the oldest is left out."""
+
 log = logging.getLogger(__name__)
 _clock_s = time.monotonic
 
@@ -122,12 +133,18 @@ class MqttSink:
     Nothing queues up in memory: events wait in the outbox, and of states and predictions
     only the latest is kept.
 
+    Whether the broker hands anything on is seen by a message to ourselves (``Topics.canary``)
+    after each connect and every 10 s; a broker that speaks only MQTT 3.1.1 has to give back the
+    events, too. What does not come back within 3 s is a ``fault``, and stops nothing.
+
     Args:
         settings: Where the broker is, and how to be let in.
         outbox: Open for longer than the sink. Events of an earlier run that still wait in
             it are sent, too.
         topics: Of the stream.
         info: What is published of the classifier.
+        on_command: Told of what arrives below ``Topics.commands``, on the event loop; it must not
+            wait, and answers with ``answer``. None: commands are not even subscribed to.
         now: The time of day for ``published``. The default is fixed to the wall clock at
             construction.
 
@@ -142,6 +159,7 @@ class MqttSink:
         outbox: Outbox,
         topics: Topics,
         info: InfoMessage,
+        on_command: Callable[[Incoming], None] | None = None,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         self.topics = topics
@@ -152,6 +170,7 @@ class MqttSink:
         )
         self._outbox = outbox
         self._info = info
+        self._on_command = on_command
         self._alert: AlertMessage | None = None
         self._prediction: PredictionMessage | None = None
         self._quality: QualityMessage | None = None
@@ -160,6 +179,10 @@ class MqttSink:
         self._connected = False
         self._away: str | None = "not connected yet"
         self._denied: dict[str, str] = {}
+        self._deaf: str | None = None  # which subscription the broker denied
+        self._canary = ReadBack(topics.canary)
+        self._events_back = ReadBack(topics.event)
+        self._answers: deque[tuple[str, Incoming, bytes]] = deque(maxlen=MAX_ANSWERS)
         self._tasks = asyncio.TaskGroup()
         self._told = asyncio.Event()
         self._wake = asyncio.Event()
@@ -170,6 +193,7 @@ class MqttSink:
         self._prediction_due = 0.0
         self._quality_sent: tuple[float, object] = (-math.inf, None)  # when, and what it said
         self._events_due = 0.0
+        self._canary_due = 0.0
         self._grace_until = 0.0
         self._seq: Counter[str] = Counter()
         self._n_published = 0
@@ -208,7 +232,8 @@ class MqttSink:
     @property
     def fault(self) -> str | None:
         """Why results do not reach the broker, in words; None if they do."""
-        return self._away or next(iter(self._denied.values()), None)
+        denied = next(iter(self._denied.values()), None)
+        return self._away or denied or self._deaf or self._not_handed_on()
 
     @property
     def counters(self) -> SinkCounters:
@@ -261,6 +286,17 @@ class MqttSink:
             self._quality = message
             self._wake.set()
 
+    def answer(self, command: Incoming, payload: bytes) -> None:
+        """Answer a command, where it asked to be answered if that is at or below ``Topics.answer``.
+
+        A command that names another topic, or none, is answered on ``Topics.answer``: nobody
+        shall make us write where he himself may not. Lost with the connection.
+        """
+        asked, ours = command.response_topic or "", self.topics.answer
+        topic = asked if asked.startswith(f"{ours}/") and not set(asked) & set("+#\0") else ours
+        self._answers.append((topic, command, payload))
+        self._wake.set()
+
     async def _serve(self) -> None:
         await self._told.wait()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
@@ -270,7 +306,11 @@ class MqttSink:
             try:
                 async with self._connector.connect(on_lost=self._wake.set) as connection:
                     since_s = _clock_s()
-                    await self._publish_until_stopped(connection)
+                    reading = self._tasks.create_task(self._read(connection), name="mqtt reading")
+                    try:
+                        await self._publish_until_stopped(connection)
+                    finally:
+                        reading.cancel()
             except BrokerRefusedError as error:
                 self._report(str(error), retry_s=REFUSED_RETRY_S)
                 await self._pause(REFUSED_RETRY_S)
@@ -291,6 +331,26 @@ class MqttSink:
                 self._connected = False
                 self._prediction = self._quality = None
                 self._quality_sent = (-math.inf, None)
+                self._answers.clear()
+                self._canary.forget()
+                self._events_back.forget()
+
+    async def _read(self, connection: Connection) -> None:
+        """Take what arrives, until the connection breaks, which whoever publishes notices, too."""
+        with suppress(BrokerUnavailableError):
+            async for message in connection.messages():
+                self._hear(message)
+
+    def _hear(self, message: Incoming) -> None:
+        for back in (self._canary, self._events_back):
+            if message.topic == back.topic:
+                was_missing = back.missing
+                back.heard(message.payload)
+                if was_missing and not back.missing:
+                    log.warning("the broker gives %s back again", back.topic)
+                return
+        if self._on_command is not None:
+            self._on_command(message)
 
     def _report(self, fault: str, *, retry_s: float) -> None:
         if fault != self._away:
@@ -312,6 +372,8 @@ class MqttSink:
         await self._publish_message(connection, self.topics.info, self._info, retain=True)
         await self._publish_alert(connection)
         await self._publish_status(connection, "online")
+        await self._subscribe(connection)
+        await self._publish_canary(connection)
         log.info("connected to %s with MQTT %s", self._connector.broker, connection.protocol)
         while not self._stop.is_set():
             self._wake.clear()
@@ -321,6 +383,53 @@ class MqttSink:
                     await self._wake.wait()
             connection.raise_if_lost()
         await self._say_goodbye(connection)
+
+    async def _subscribe(self, connection: Connection) -> None:
+        topics = [self.topics.canary]
+        if connection.protocol == "3.1.1":  # an MQTT 5 broker says itself that it denies an event
+            topics.append(self.topics.event)
+        if self._on_command is not None:
+            topics.append(f"{self.topics.commands}/#")
+        before, self._deaf = self._deaf, None
+        try:
+            await connection.subscribe(*topics)
+        except BrokerRefusedError as error:
+            self._deaf = str(error)
+            if self._deaf != before:
+                log.error("%s", error)  # noqa: TRY400 - the error says all there is to say
+
+    async def _publish_canary(self, connection: Connection) -> None:
+        nonce = secrets.token_hex(8).encode()
+        self._canary_due = _clock_s() + CANARY_EVERY_S
+        self._canary.sent(nonce, now_s=_clock_s())
+        if not await self._publish(
+            connection,
+            self.topics.canary,
+            nonce,
+            content_type="text/plain",
+            expires_s=CANARY_EXPIRES_S,
+        ):
+            self._canary.forget()
+
+    def _look_for_what_came_back(self) -> None:
+        before = self._not_handed_on()
+        for back in (self._canary, self._events_back):
+            back.look(now_s=_clock_s())
+        fault = self._not_handed_on()
+        if fault is not None and fault != before:
+            log.error("%s", fault)
+
+    def _not_handed_on(self) -> str | None:
+        missing = [back.topic for back in (self._events_back, self._canary) if back.missing]
+        if not missing:
+            return None
+        broker = self._connector.broker
+        who = f"user {broker.username!r}" if broker.username else "a client without a name"
+        return (
+            f"{broker} does not hand on what it acknowledges: expected our own message on "
+            f"{missing[0]} back within {READ_BACK_WITHIN_S:g} s, found none. Try: let {who} write "
+            "and read that topic in the broker's access list (deploy/mosquitto/acl shows how)"
+        )
 
     async def _say_goodbye(self, connection: Connection) -> None:
         await self._publish_events(connection)
@@ -332,7 +441,7 @@ class MqttSink:
         await self._publish_status(connection, "stopped")
 
     def _next_due(self) -> float:
-        due = [self._alert_due]
+        due = [self._alert_due, self._canary_due, self._canary.due_s, self._events_back.due_s]
         if self._outbox.n_pending:
             due.append(self._events_due)
         return min(due)
@@ -348,6 +457,12 @@ class MqttSink:
             await self._publish_message(
                 connection, self.topics.prediction, message, qos=0, expires_s=PREDICTION_EXPIRES_S
             )
+        while self._answers:
+            topic, command, payload = self._answers.popleft()
+            await self._publish(connection, topic, payload, correlation=command.correlation)
+        if _clock_s() >= self._canary_due:
+            await self._publish_canary(connection)
+        self._look_for_what_came_back()
         if self._quality is not None:
             quality, self._quality = self._quality, None
             self._quality_sent = (_clock_s(), _worth(quality))
@@ -366,6 +481,7 @@ class MqttSink:
             for row in rows:
                 if _clock_s() >= self._drain_until:
                     return
+                self._look_for_what_came_back()
                 if not await self._publish_event(connection, row):
                     self._events_due = _clock_s() + REFUSED_RETRY_S
                     return
@@ -387,6 +503,8 @@ class MqttSink:
         except ValueError as error:
             log.error("event %s in the outbox is damaged and left out: %s", row.event_id, error)  # noqa: TRY400 - the cause is named
             return True
+        if connection.protocol == "3.1.1":
+            self._events_back.sent(payload, now_s=_clock_s())
         labels = {"schema": EVENT_SCHEMA, "simulated": _word(self._info.simulated)}
         return await self._publish(connection, row.topic, payload, labels=labels)
 
@@ -435,6 +553,7 @@ class MqttSink:
         content_type: str = "application/json",
         expires_s: int | None = None,
         labels: Mapping[str, str] = MappingProxyType({}),
+        correlation: bytes | None = None,
     ) -> bool:
         """Send, and return whether the broker took it; denied for one topic, others go on."""
         try:
@@ -446,6 +565,7 @@ class MqttSink:
                 content_type=content_type,
                 expires_s=expires_s,
                 labels=labels,
+                correlation=correlation,
             )
         except BrokerRefusedError as error:
             if topic not in self._denied:
@@ -455,7 +575,7 @@ class MqttSink:
             return False
         self._denied.pop(topic, None)
         self._seq[topic] += 1
-        self._n_published += 1
+        self._n_published += topic != self.topics.canary  # which is no message to anybody
         return True
 
 

@@ -62,7 +62,7 @@ async def watch(
 
     A broker that is away is tried again; what it said meanwhile is missed, except retained
     messages. An event that the broker delivers twice is yielded once. What is no message of
-    ours (too large, no JSON) is logged and left out.
+    ours (too large, no JSON) is logged and left out; what a classifier tells itself, too.
 
     Args:
         broker: Where, and how to be let in.
@@ -103,6 +103,8 @@ async def watch(
 def _read(incoming: Incoming, *, base: str, at_s: float) -> Received | None:
     level, _, what = incoming.topic.removeprefix(f"{base}/").partition("/")
     what = "event" if what == "alert/event" else what
+    if what == "canary":
+        return None
     fields: object = {}
     if len(incoming.payload) > MAX_PAYLOAD_BYTES:
         log.warning(

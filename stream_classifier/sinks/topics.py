@@ -117,8 +117,23 @@ class Topics:
         """Retained: what the classifier is, for whom looks at its results."""
         return f"{self.prefix}/info"
 
+    @property
+    def canary(self) -> str:
+        """Not retained: what the classifier tells itself, to see that the broker hands it on."""
+        return f"{self.prefix}/canary"
+
+    @property
+    def commands(self) -> str:
+        """The classifier listens to everything below."""
+        return f"{self.prefix}/set"
+
+    @property
+    def answer(self) -> str:
+        """Not retained: answers to commands, here or below, as a command asks."""
+        return f"{self.prefix}/answer"
+
     def by_name(self) -> dict[str, str]:
-        """Return every topic under its short name, as listed in the ``info`` message."""
+        """Return the topics of results under their short names, as in the ``info`` message."""
         return {
             "status": self.status,
             "alert": self.alert,

@@ -1,8 +1,9 @@
-# ruff: noqa: ASYNC220, S107 - a test may block its own event loop, and its passwords are none
+# ruff: noqa: ASYNC220, ASYNC240, S107 - a test may block its own event loop, and its passwords are none
 """Alerts through a real mosquitto: in order, once, and the truth about who is alive."""
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -18,9 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import jsonschema
 import numpy as np
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from pydantic import SecretStr
 
 from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError
@@ -34,8 +38,8 @@ from stream_classifier.signals import (
     StreamSpec,
 )
 from stream_classifier.sinks import mqtt
-from stream_classifier.sinks.broker import BrokerSettings, TlsSettings
-from stream_classifier.sinks.connection import Connector, probe
+from stream_classifier.sinks.broker import BrokerSettings, Protocol, TlsSettings
+from stream_classifier.sinks.connection import Connector, Incoming, probe
 from stream_classifier.sinks.messages import (
     AlertMessage,
     EventMessage,
@@ -251,12 +255,23 @@ def quality(state: str = "good", *, rms_uv: float = 12.0) -> QualityMessage:
 
 @contextlib.asynccontextmanager
 async def publisher(
-    settings: BrokerSettings, folder: Path, *, first: AlertMessage | None = None
+    settings: BrokerSettings,
+    folder: Path,
+    *,
+    first: AlertMessage | None = None,
+    on_command: Callable[[Incoming], None] | None = None,
 ) -> AsyncIterator[MqttSink]:
     info = BUILDER.info(at=now(), topics=TOPICS.by_name(), versions={}, card={})
     async with (
         Outbox(path=folder / "outbox.sqlite", max_age_s=1e6, max_rows=10_000) as outbox,
-        MqttSink(settings=settings, outbox=outbox, topics=TOPICS, info=info, now=now) as sink,
+        MqttSink(
+            settings=settings,
+            outbox=outbox,
+            topics=TOPICS,
+            info=info,
+            on_command=on_command,
+            now=now,
+        ) as sink,
     ):
         sink.alert_state(first or alert())
         yield sink
@@ -330,7 +345,8 @@ async def test_mqtt_5_says_what_a_message_is_and_when_it_expires(
             sink.prediction(prediction())
             async with asyncio.timeout(PATIENCE_S):
                 async for message in connection._client.messages:
-                    seen[str(message.topic)] = message
+                    if str(message.topic) != TOPICS.canary:
+                        seen[str(message.topic)] = message
                     if len(seen) == 5:
                         break
     sent_event, sent_prediction = seen[TOPICS.event], seen[TOPICS.prediction]
@@ -721,6 +737,7 @@ def guarded(tmp_path: Path) -> Iterator[Mosquitto]:
         "user deaf\ntopic write #\n"
         "user nurse\ntopic read #\n"
         f"topic write {TOPICS.status}\ntopic write {TOPICS.alert}\ntopic write {TOPICS.info}\n"
+        f"topic write {TOPICS.canary}\n"
     )
     mosquitto = Mosquitto(
         folder,
@@ -772,6 +789,146 @@ async def test_an_event_that_the_broker_denies_is_kept_and_the_rest_goes_on(
         await inbox.until(lambda: inbox.of("alert")[-1].fields["signal"] == "none")
         assert sink.counters.pending == 1
         assert inbox.event_ids == []
+
+
+# What the broker acknowledges and hands on to nobody.
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+async def test_what_we_publish_comes_back_and_nobody_else_is_told(
+    broker: Mosquitto, tmp_path: Path, protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "CANARY_EVERY_S", 0.05)
+    settings = replace(broker.settings, protocol=protocol)
+    heard: list[Incoming] = []
+    async with (
+        Connector(broker.settings, client_id="raw").connect() as connection,
+        subscriber(settings) as inbox,
+    ):
+        await connection.subscribe(f"{TOPICS.prefix}/canary")
+        async with publisher(settings, tmp_path) as sink:
+            async with asyncio.timeout(PATIENCE_S):
+                async for message in connection.messages():
+                    heard.append(message)
+                    if len(heard) == 5:
+                        break
+            await sink.event(event(0))
+            await inbox.until(lambda: inbox.event_ids)
+            assert sink.fault is None
+            assert not sink._canary.missing
+    assert len({message.payload for message in heard}) == 5
+    assert not any(message.retained for message in heard)
+    assert "canary" not in {received.what for received in inbox.all}
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A broker with users who lack one right each, which it tells nobody that speaks 3.1.1."""
+    rights = tmp_path / "silent" / "rights"
+    rights.parent.mkdir()
+    prefix = TOPICS.prefix
+    write = "".join(
+        f"topic write {prefix}/{what}\n" for what in ("status", "alert", "info", "canary")
+    )
+    rights.write_text(
+        "user admin\ntopic readwrite #\n"
+        "user nothing\ntopic deny #\n"
+        f"user unread\ntopic write {prefix}/#\n"
+        f"user unwritten\n{write}topic read {prefix}/#\n"
+    )
+    mosquitto = Mosquitto(rights.parent, config=f"allow_anonymous true\nacl_file {rights}\n")
+    mosquitto.start()
+    yield mosquitto
+    mosquitto.kill()
+
+
+@pytest.mark.parametrize("user", ["nothing", "unread"])
+async def test_a_broker_that_hands_nothing_on_and_does_not_say_so_is_a_fault_within_5_s(
+    silent: Mosquitto, tmp_path: Path, user: str
+) -> None:
+    settings = replace(as_user(silent, user), protocol="3.1.1")
+    async with publisher(settings, tmp_path) as sink:
+        await until(lambda: sink.connected)
+        await until(lambda: sink.fault, within_s=5.0)
+        assert sink.fault is not None
+        assert f"{TOPICS.prefix}/canary" in sink.fault
+        assert "access list" in sink.fault
+        assert sink.connected  # nothing stops
+
+
+async def test_an_event_topic_that_is_denied_silently_is_a_fault_until_events_come_back(
+    silent: Mosquitto, tmp_path: Path
+) -> None:
+    settings = replace(as_user(silent, "unwritten"), protocol="3.1.1")
+    async with publisher(settings, tmp_path) as sink:
+        await until(lambda: sink.counters.published >= 3)
+        assert sink.fault is None
+        await sink.event(event(0))
+        await until(lambda: sink.fault, within_s=5.0)
+        assert TOPICS.event in str(sink.fault)
+        rights = silent._config.with_name("rights")
+        rights.write_text(rights.read_text() + f"topic write {TOPICS.event}\n")
+        silent.signal(signal.SIGHUP)  # read the access list again
+        async with asyncio.timeout(PATIENCE_S):
+            for seq in itertools.count(1):  # the broker takes its time to read it
+                await sink.event(event(seq))
+                await asyncio.sleep(0.05)
+                if sink.fault is None:
+                    break
+
+
+async def test_a_subscription_to_the_canary_that_is_denied_is_a_fault(
+    tmp_path: Path,
+) -> None:
+    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        pytest.skip("mosquitto's plugin for dynamic security is not installed")
+    folder = tmp_path / "dynamic"
+    folder.mkdir()
+    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False}
+    (folder / "rights.json").write_text(json.dumps({"defaultACLAccess": rights}))
+    config = f"plugin {plugin}\nplugin_opt_config_file {folder / 'rights.json'}\n"
+    mosquitto = Mosquitto(folder, config=f"allow_anonymous true\n{config}")
+    mosquitto.start()
+    try:
+        async with publisher(mosquitto.settings, tmp_path) as sink:
+            await until(lambda: sink.fault and sink.connected, within_s=5.0)
+            assert f"denied subscribing to {TOPICS.canary}" in str(sink.fault)
+            assert "deploy/mosquitto/acl" in str(sink.fault)
+            await until(lambda: sink.counters.published >= 3)  # everything else goes on
+    finally:
+        mosquitto.kill()
+
+
+async def test_commands_are_heard_and_answered_where_they_ask_below_our_own_topic(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    commands: list[Incoming] = []
+    ours = f"{TOPICS.answer}/desk-4"
+    async with (
+        publisher(broker.settings, tmp_path, on_command=commands.append) as sink,
+        aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as desk,
+    ):
+        await desk.subscribe(f"{TOPICS.prefix}/#")
+        await until(lambda: sink.counters.published >= 3)
+        for asked in (ours, TOPICS.status, None):
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = b"7"
+            if asked:
+                properties.ResponseTopic = asked
+            await desk.publish(f"{TOPICS.commands}/ack", b"{}", qos=1, properties=properties)
+        await until(lambda: len(commands) == 3)
+        assert [c.response_topic for c in commands] == [ours, TOPICS.status, None]
+        for command in commands:
+            sink.answer(command, b'{"done": true}')
+        answers = []
+        async with asyncio.timeout(PATIENCE_S):
+            async for message in desk.messages:
+                if message.payload == b'{"done": true}':
+                    answers.append((str(message.topic), message.properties.CorrelationData))
+                if len(answers) == 3:
+                    break
+    assert answers == [(ours, b"7"), (TOPICS.answer, b"7"), (TOPICS.answer, b"7")]
 
 
 @contextlib.asynccontextmanager

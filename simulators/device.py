@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final, Self
 import pylsl
 
 from simulators.blocks import RATE_HZ, cut
+from simulators.faults import Transport
 from simulators.pacer import Pacer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from simulators.blocks import Block, Piece
+    from simulators.faults import Fault
 
 LINGER_S: Final = 0.5
 """How long a finished device stays, so that consumers have its last samples."""
@@ -57,6 +59,7 @@ class Device:
         played: What it plays, for the description.
         rate_hz: Samples a second.
         chunk_samples: Samples sent at once, at least 1.
+        faults: What goes wrong in the sending: stalls, repeats, stamps, the true rate.
         speed: Seconds of signal a second. At other speeds than 1 stamps are those of the
             signal: see :class:`~simulators.pacer.Pacer`.
         stop: Ends everything within a chunk; may be set by a signal handler.
@@ -77,6 +80,7 @@ class Device:
         played: str,
         rate_hz: float = RATE_HZ,
         chunk_samples: int = 4,
+        faults: Sequence[Fault] = (),
         speed: float = 1.0,
         stop: threading.Event | None = None,
         on_marker: Callable[[float, str], None] = lambda _at_s, _marker: None,
@@ -93,7 +97,10 @@ class Device:
         self.chunk_samples = chunk_samples
         self.stop = stop or threading.Event()
         self.rate_hz = rate_hz
-        self.pacer = Pacer(rate_hz=rate_hz, speed=speed, clock=clock, sleep=self.stop.wait)
+        self._transport = Transport(rate_hz, tuple(faults))
+        self.pacer = Pacer(
+            rate_hz=self._transport.true_hz, speed=speed, clock=clock, sleep=self.stop.wait
+        )
         self._on_marker = on_marker
         self._eeg: pylsl.StreamOutlet | None = None
         self._markers: pylsl.StreamOutlet | None = None
@@ -132,7 +139,8 @@ class Device:
         piece = next(pieces, None)  # before the clock starts: a source may have to warm up
         self.pacer.start()
         while piece is not None:
-            self.pacer.wait_for(piece.last_index)
+            held_back_s = self._transport.held_back_s(piece.last_index)
+            self.pacer.wait_for(piece.last_index, later_s=held_back_s)
             if self.stop.is_set():
                 return False
             self._send(piece)
@@ -141,9 +149,8 @@ class Device:
 
     def _send(self, piece: Piece) -> None:
         eeg, markers = self._outlets()
-        if len(piece.samples):
-            indices = range(piece.first_index, piece.last_index + 1)
-            eeg.push_chunk(piece.samples, [self.pacer.stamp_of(index) for index in indices])
+        for samples, stamps in self._transport.pushes(piece, self.pacer.stamp_of):
+            eeg.push_chunk(samples, stamps)
         for index, label in piece.events:
             markers.push_sample([label], self.pacer.stamp_of(index))
             self._on_marker(index / self.rate_hz, label)

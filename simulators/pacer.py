@@ -61,9 +61,9 @@ class Pacer:
         """Time of a sample, seconds on the clock (of the signal where speed is not 1)."""
         return self.start_s + index / self.rate_hz
 
-    def wait_for(self, index: int) -> None:
-        """Wait until a sample is due; not at all if it is overdue."""
-        due_s = self.start_s + index / (self.rate_hz * self.speed)
+    def wait_for(self, index: int, *, later_s: float = 0.0) -> None:
+        """Wait until a sample is due, or as much signal later; not at all if it is overdue."""
+        due_s = self.start_s + (index / self.rate_hz + later_s) / self.speed
         left_s = due_s - self._clock()
         if left_s > 0:
             self._sleep(left_s)

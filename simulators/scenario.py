@@ -18,6 +18,11 @@
     [[part]]
     recording = "V1.791"      # or one recording (a list: one a channel), whole by default
     source = "dataset"        # a part may choose for itself
+
+    [[fault]]
+    kind = "gap"              # what goes wrong: see faults.py
+    at = 12
+    seconds = 3
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import numpy as np
 
 from simulators.blocks import OFFSET, ONSET, RATE_HZ, Block
+from simulators.faults import Fault, from_table, nearest, number
 from simulators.neural_mass import BACKGROUND, ICTAL, NeuralMass
 from stream_classifier.errors import ConfigError
 
@@ -89,12 +95,14 @@ class Scenario:
         seed: Of every choice left open.
         crossfade_s: How long a join of two recordings takes.
         parts: In the order of time, at least one.
+        faults: What goes wrong meanwhile; for the device, not for ``play``.
     """
 
     title: str
     seed: int
     crossfade_s: float
     parts: tuple[Part, ...]
+    faults: tuple[Fault, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -138,7 +146,8 @@ def parse(text: str, *, name: str = "scenario") -> Scenario:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
-    _refuse_unknown(document, {"title", "seed", "source", "crossfade_s", "part"}, where=name)
+    known = {"title", "seed", "source", "crossfade_s", "part", "fault"}
+    _refuse_unknown(document, known, where=name)
     raw_parts = document.get("part", [])
     if not isinstance(raw_parts, list) or not raw_parts:
         raise ConfigError(f"{name}: expected at least one [[part]], found none")
@@ -153,10 +162,16 @@ def parse(text: str, *, name: str = "scenario") -> Scenario:
     seed = document.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise ConfigError(f"{name}: seed: expected a whole number from 0, found {seed!r}")
-    crossfade_s = _number(
+    crossfade_s = number(
         document.get("crossfade_s", 0.25), 0.0, _CROSSFADE_MAX_S, where=f"{name}: crossfade_s"
     )
-    return Scenario(title=title, seed=seed, crossfade_s=crossfade_s, parts=parts)
+    return Scenario(
+        title=title,
+        seed=seed,
+        crossfade_s=crossfade_s,
+        parts=parts,
+        faults=_faults(document.get("fault", []), where=name),
+    )
 
 
 def play(
@@ -372,7 +387,7 @@ def _part(raw: object, *, default_source: SourceName, where: str) -> Part:
     name = str(value)
     if chosen == ["state"]:
         if not isinstance(value, str) or value not in _STATES:
-            raise ConfigError(f"{where}: state: {_nearest(value, _STATES)}")
+            raise ConfigError(f"{where}: state: {nearest(value, _STATES)}")
         labels = _STATES[value]
     elif chosen == ["label"]:
         if value not in range(1, 6) or isinstance(value, bool):
@@ -388,10 +403,18 @@ def _part(raw: object, *, default_source: SourceName, where: str) -> Part:
     seconds = raw.get("seconds", longest_s if recordings else None)
     return Part(
         name=name,
-        seconds=_number(seconds, _SHORTEST_S, longest_s, where=f"{where}: seconds"),
+        seconds=number(seconds, _SHORTEST_S, longest_s, where=f"{where}: seconds"),
         labels=labels,
         recordings=recordings,
         source=_source(raw.get("source", default_source), where=where),
+    )
+
+
+def _faults(raw: object, *, where: str) -> tuple[Fault, ...]:
+    if not isinstance(raw, list) or not all(isinstance(table, dict) for table in raw):
+        raise ConfigError(f"{where}: expected tables [[fault]], found {raw!r}")
+    return tuple(
+        from_table(table, where=f"{where}, fault {n}") for n, table in enumerate(raw, start=1)
     )
 
 
@@ -399,24 +422,10 @@ def _source(value: object, *, where: str) -> SourceName:
     for name in get_args(SourceName):
         if value == name:
             return name  # type: ignore[no-any-return]
-    raise ConfigError(f"{where}: source: {_nearest(value, get_args(SourceName))}")
-
-
-def _number(value: object, low: float, high: float, *, where: str) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # type: ignore[operator]
-        found = "nothing" if value is None else repr(value)
-        raise ConfigError(f"{where}: expected a number from {low:g} to {high:g}, found {found}")
-    return float(value)  # type: ignore[arg-type]
+    raise ConfigError(f"{where}: source: {nearest(value, get_args(SourceName))}")
 
 
 def _refuse_unknown(table: Mapping[str, Any], valid: set[str], *, where: str) -> None:
     for key in table:
         if key not in valid:
-            raise ConfigError(f"{where}: {_nearest(key, sorted(valid))}")
-
-
-def _nearest(value: object, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected one of {', '.join(valid)}, found {value!r}{hint}"
+            raise ConfigError(f"{where}: {nearest(key, sorted(valid))}")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from simulators.blocks import Block
+    from simulators.faults import Fault
     from stream_classifier.datasets import SeizureRows
 
 
@@ -128,6 +129,15 @@ def simulate(
             show_default=False,
         ),
     ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What goes wrong, as gap:at=20,seconds=3 or gain:x=1e-3; repeat it for more. "
+            "Kinds: gap, drop, nan, inf, flat, clip, gain, hum, blink, chew, motion; stall, "
+            "repeat, backward, rate. What each takes: docs/simulators.md.",
+            show_default=False,
+        ),
+    ] = None,
     wait_for_consumer: Annotated[
         float, typer.Option(min=0, help="Wait up to that many seconds for a reader.")
     ] = 0.0,
@@ -181,6 +191,7 @@ def simulate(
     )
     if seconds is not None:
         blocks = take(blocks, math.ceil(seconds * wearer.rate_hz))
+    blocks, faults = wearer.with_faults(blocks, fault or (), labels=labels)
 
     stop = threading.Event()
     device = Device(
@@ -190,6 +201,7 @@ def simulate(
         played=wearer.says,
         rate_hz=wearer.rate_hz,
         chunk_samples=chunk,
+        faults=faults,
         speed=speed,
         stop=stop,
         on_marker=_tell_state,
@@ -226,9 +238,9 @@ def _named(channels: str) -> tuple[str, ...]:
 
 
 def _tell_state(at_s: float, marker: str) -> None:
-    """Say when another part of a scenario begins."""
+    """Say when another part of a scenario, or a fault, begins."""
     kind, _, state = marker.partition("/")
-    if kind == "state":
+    if kind in {"state", "fault"}:
         minutes, whole_s = divmod(int(at_s), 60)
         print(f"{minutes:02d}:{whole_s:02d}  {state}", file=sys.stderr)
 
@@ -259,6 +271,7 @@ class _Wearer:
         n_channels: As asked for, else as many as there are recordings.
         rate_hz: Samples a second.
         labels: Of a file's channels, and of a mixture's; empty for all else.
+        faults: What goes wrong, by the scenario.
         is_synthetic: Whether nothing of it is recorded.
         says: What is played, in a few words.
     """
@@ -269,6 +282,7 @@ class _Wearer:
         self.n_channels = n_channels or 1
         self.rate_hz = RATE_HZ
         self.labels: tuple[str, ...] = ()
+        self.faults: tuple[Fault, ...] = ()
         self.is_synthetic = False
         self.says = ""
         self._asked_channels = n_channels
@@ -415,6 +429,7 @@ class _Wearer:
         timeline = scenarios.load(name)
         if self._seed is not None:
             timeline = dataclasses.replace(timeline, seed=self._seed)
+        self.faults = timeline.faults
         table = None
         if not synthetic and any(part.source != "synthetic" for part in timeline.parts):
             try:
@@ -432,6 +447,20 @@ class _Wearer:
             keys=() if table is None else _held_out(),
             loop=loop,
         )
+
+    def with_faults(
+        self, blocks: Iterator[Block], texts: Sequence[str], *, labels: Sequence[str]
+    ) -> tuple[Iterator[Block], tuple[Fault, ...]]:
+        """What is played, with what goes wrong in it; and all that goes wrong."""
+        from simulators.faults import inject, parse  # noqa: PLC0415
+        from stream_classifier.errors import ConfigError  # noqa: PLC0415
+
+        seed = self._seed or 0
+        try:
+            faults = (*self.faults, *map(parse, texts))
+            return inject(blocks, faults, labels=labels, rate_hz=self.rate_hz, seed=seed), faults
+        except ConfigError as error:
+            raise typer.BadParameter(str(error), param_hint="--fault") from error
 
     def _table(self) -> SeizureRows:
         from stream_classifier.datasets import load_rows  # noqa: PLC0415

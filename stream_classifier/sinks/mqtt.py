@@ -4,6 +4,7 @@
     alert_state()  -> latest ---------+--> one task, one connection --> broker
     prediction()   -> latest ---------+
     quality()      -> latest ---------+
+    health()       -> latest ---------+
                                            one more task reads: canary, commands <-- broker
 
 Events are sent in order and forgotten only when acknowledged. States are sent again on every
@@ -26,7 +27,12 @@ from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError
+from stream_classifier.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    DuplicateIdError,
+)
+from stream_classifier.health import SinkCondition
 from stream_classifier.signals import EventType
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings
@@ -35,6 +41,7 @@ from stream_classifier.sinks.messages import (
     EVENT_SCHEMA,
     AlertMessage,
     EventMessage,
+    HealthMessage,
     InfoMessage,
     Message,
     PredictionMessage,
@@ -66,10 +73,14 @@ RETRY_CAP_S = 5.0
 """Not longer, so that a broker that is back after any outage shows the truth within 5 s."""
 
 STABLE_S = 10.0
-SHORT_LIVED = 4
+"""A connection that held this long was a success: the waits start again from the first."""
+
+CONTENDED_S = 60.0
+SHORT_LIVED = 2
 CONTENDED_RETRY_S = 15.0
-"""After so many connections in a row that the broker took and soon ended, another client
-probably uses our name; the two would throw each other out for ever."""
+"""Another client that uses our name throws us out, and we it, for ever; so we come back at most
+five times a minute. MQTT 5 brokers say that it is so; else it is presumed after so many connections
+in a row that the broker took and ended within a minute."""
 
 REFUSED_RETRY_S = 30.0
 """After a refusal a person must act; asking more often only fills the broker's log."""
@@ -174,6 +185,7 @@ class MqttSink:
         self._alert: AlertMessage | None = None
         self._prediction: PredictionMessage | None = None
         self._quality: QualityMessage | None = None
+        self._health: HealthMessage | None = None
         self._now = now or _clock_fixed_now()
 
         self._connected = False
@@ -190,6 +202,7 @@ class MqttSink:
         self._drain_until = float("inf")
         self._gist_sent: tuple[object, ...] = ()
         self._alert_due = 0.0
+        self._health_sent: tuple[float, object] = (-math.inf, None)  # when, and its gist
         self._prediction_due = 0.0
         self._quality_sent: tuple[float, object] = (-math.inf, None)  # when, and what it said
         self._events_due = 0.0
@@ -297,6 +310,28 @@ class MqttSink:
         self._answers.append((topic, command, payload))
         self._wake.set()
 
+    def health(self, message: HealthMessage) -> None:
+        """Take the state of health. Sent if it is news, else with the next heartbeat."""
+        self._health = message
+        if self._connected and self._health_is_news():
+            self._wake.set()
+
+    @property
+    def condition(self) -> SinkCondition:
+        """How the sink itself is doing."""
+        counters = self.counters
+        return SinkCondition(
+            outbox_fault=self._outbox.fault,
+            broker_fault=self.fault,
+            counters={
+                "published": counters.published,
+                "broker_reconnects": counters.reconnects,
+                "denied": counters.denied,
+                "pending": counters.pending,
+                "dropped": self._outbox.dropped,
+            },
+        )
+
     async def _serve(self) -> None:
         await self._told.wait()
         backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
@@ -318,19 +353,21 @@ class MqttSink:
                 lasted_s = _clock_s() - since_s if self._connected else 0.0
                 retry_s = backoff.next_s(lasted_s=lasted_s)
                 fault = str(error)
-                n_short = n_short + 1 if self._connected and lasted_s < STABLE_S else 0
-                if n_short >= SHORT_LIVED:
-                    retry_s = max(retry_s, CONTENDED_RETRY_S)
+                n_short = n_short + 1 if self._connected and lasted_s < CONTENDED_S else 0
+                if isinstance(error, DuplicateIdError):
+                    retry_s = CONTENDED_RETRY_S
+                elif n_short >= SHORT_LIVED:
+                    retry_s = CONTENDED_RETRY_S
                     fault += (
-                        f". Try: look for another client called {self._connector.client_id!r}, "
-                        "such as a second classifier on this stream"
+                        f". Perhaps duplicate_id. Try: look for another client called "
+                        f"{self._connector.client_id!r}, such as a second classifier on this stream"
                     )
                 self._report(fault, retry_s=retry_s)
                 await self._pause(retry_s)
             finally:
                 self._connected = False
                 self._prediction = self._quality = None
-                self._quality_sent = (-math.inf, None)
+                self._quality_sent = self._health_sent = (-math.inf, None)
                 self._answers.clear()
                 self._canary.forget()
                 self._events_back.forget()
@@ -438,10 +475,11 @@ class MqttSink:
             self._alert = self._alert.model_copy(update={"signal": "stopped", "state": None})
         if self._alert_is_news():
             await self._publish_alert(connection)
+        await self._publish_health(connection)
         await self._publish_status(connection, "stopped")
 
     def _next_due(self) -> float:
-        due = [self._alert_due, self._canary_due, self._canary.due_s, self._events_back.due_s]
+        due = [self._alert_due, self._health_sent[0] + HEARTBEAT_S, self._canary_due, self._canary.due_s, self._events_back.due_s]
         if self._outbox.n_pending:
             due.append(self._events_due)
         return min(due)
@@ -460,6 +498,8 @@ class MqttSink:
         while self._answers:
             topic, command, payload = self._answers.popleft()
             await self._publish(connection, topic, payload, correlation=command.correlation)
+        if self._health_is_news():
+            await self._publish_health(connection)
         if _clock_s() >= self._canary_due:
             await self._publish_canary(connection)
         self._look_for_what_came_back()
@@ -474,6 +514,18 @@ class MqttSink:
                 retain=True,
                 expires_s=QUALITY_EXPIRES_S,
             )
+
+    def _health_is_news(self) -> bool:
+        sent_s, gist = self._health_sent
+        return _clock_s() >= sent_s + HEARTBEAT_S or (
+            self._health is not None and _conditions(self._health) != gist
+        )
+
+    async def _publish_health(self, connection: Connection) -> None:
+        gist = None if self._health is None else _conditions(self._health)
+        self._health_sent = (_clock_s(), gist)
+        if self._health is not None:
+            await self._publish_message(connection, self.topics.health, self._health, retain=True)
 
     async def _publish_events(self, connection: Connection) -> None:
         """Send the events that wait, oldest first; the first one denied holds up the rest."""
@@ -597,6 +649,11 @@ def _gist(message: AlertMessage) -> tuple[object, ...]:
 def _worth(message: QualityMessage) -> tuple[object, ...]:
     """Return what makes a quality news; the measures change with every window."""
     return (message.signal, *((c.channel, c.state, c.reasons, c.gain) for c in message.channels))
+
+
+def _conditions(message: HealthMessage) -> tuple[object, ...]:
+    """Return what makes a state of health news; reasons hold numbers that change all the time."""
+    return tuple((rung.rung, rung.state) for rung in message.rungs)
 
 
 def _word(claim: bool) -> str:

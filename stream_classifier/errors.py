@@ -24,6 +24,7 @@
       * RecordingUnusableError
   * SinkError                        1  the broker, or the network to it
     * BrokerUnavailableError
+      * DuplicateIdError
     * BrokerRefusedError             5  wrong credentials
     * OutboxError
   * BundleError                      6  the model
@@ -251,6 +252,17 @@ class SinkError(StreamClassifierError):
 
 class BrokerUnavailableError(SinkError):
     """The MQTT broker does not answer."""
+
+
+class DuplicateIdError(BrokerUnavailableError):
+    """Another client came to the broker under our name, and the broker let go of us for it."""
+
+    def __init__(self, client_id: str, *, broker: str) -> None:
+        super().__init__(
+            f"duplicate_id: another client called {client_id!r} has taken our place at {broker}. "
+            "Try: stop it, such as a second classifier on this stream, or give it a name of its "
+            "own (mqtt.client_id)"
+        )
 
 
 class BrokerRefusedError(SinkError):

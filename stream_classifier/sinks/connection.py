@@ -24,7 +24,12 @@ import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError
+from stream_classifier.errors import (
+    BrokerRefusedError,
+    BrokerUnavailableError,
+    ConfigError,
+    DuplicateIdError,
+)
 from stream_classifier.sinks.broker import BrokerSettings, TlsSettings
 
 CONNECT_TIMEOUT_S = 3.0
@@ -47,6 +52,7 @@ _PROTOCOLS: dict[str | None, tuple[aiomqtt.ProtocolVersion, ...]] = {
 # CONNACK reason codes (MQTT 5, 3.2.2.2); paho translates those of 3.1.1 into them.
 _WRONG_PROTOCOL = 132
 _NO_SUBSCRIBERS = 16  # PUBACK (MQTT 5, 3.4.2.1): taken, but there is nobody to give it to
+_TAKEN_OVER = 142  # DISCONNECT (MQTT 5, 3.14.2.1): another client came under the same name
 _REFUSED = {133, 134, 135, 138, 140}  # client id, password, not authorized, banned, method
 
 # Without it the second of two messages waits up to 40 ms for the first one's delayed
@@ -193,6 +199,8 @@ class Connection:
 
         Raises:
             BrokerUnavailableError: If the connection broke.
+            DuplicateIdError: If it broke for another client of our name (as the broker says in
+                MQTT 5); so do all others here.
         """
         try:
             async for message in self._client.messages:
@@ -232,6 +240,10 @@ class Connection:
         self._on_lost()
 
     def _lost_error(self) -> BrokerUnavailableError:
+        ended = self._client.ended
+        reason = ended.exception() if ended.done() and not ended.cancelled() else None
+        if isinstance(reason, aiomqtt.MqttCodeError) and _code(reason) == _TAKEN_OVER:
+            return DuplicateIdError(self._client.identifier, broker=str(self._broker))
         return BrokerUnavailableError(f"connection to {self._broker} lost: {self.lost}")
 
 

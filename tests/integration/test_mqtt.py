@@ -1,19 +1,16 @@
-# ruff: noqa: ASYNC220, ASYNC240, S107 - a test may block its own event loop, and its passwords are none
+
 """Alerts through a real mosquitto: in order, once, and the truth about who is alive."""
 
 import asyncio
 import contextlib
-import itertools
 import json
-import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,22 +18,11 @@ from typing import Any
 
 import aiomqtt
 import jsonschema
-import numpy as np
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
-from pydantic import SecretStr
 
 from stream_classifier.errors import BrokerRefusedError, BrokerUnavailableError, ConfigError
-from stream_classifier.signals import (
-    AlertEvent,
-    ChannelQuality,
-    ChannelState,
-    EventType,
-    Prediction,
-    State,
-    StreamSpec,
-)
 from stream_classifier.sinks import mqtt
 from stream_classifier.sinks.broker import BrokerSettings, Protocol, TlsSettings
 from stream_classifier.sinks.connection import Connector, Incoming, probe
@@ -45,32 +31,34 @@ from stream_classifier.sinks.messages import (
     EventMessage,
     InfoMessage,
     Message,
-    MessageBuilder,
-    ModelRef,
     PredictionMessage,
     QualityMessage,
-    Signal,
-    WallClock,
     json_schema,
 )
 from stream_classifier.sinks.mqtt import FLUSH_S, MqttSink
 from stream_classifier.sinks.outbox import Outbox
-from stream_classifier.sinks.subscriber import Received, watch
-from stream_classifier.sinks.topics import Topics
+from tests.live_broker import (
+    BUILDER,
+    PATIENCE_S,
+    STREAM,
+    TOPICS,
+    Mosquitto,
+    alert,
+    as_user,
+    event,
+    now,
+    password_file,
+    prediction,
+    publisher,
+    quality,
+    retained,
+    step,
+    subscriber,
+    until,
+)
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(60)]
 
-PATIENCE_S = 15.0
-"""How long a busy machine may take for what takes milliseconds."""
-
-STREAM = "Bed 3 / left"
-TOPICS = Topics(STREAM)
-CLOCK = WallClock.set_now(time.monotonic())
-BUILDER = MessageBuilder(
-    spec=StreamSpec(STREAM, "amp-1", rate_hz=256.0, labels=("C3", "T7")),
-    model=ModelRef("bonn", "ab" * 32, raise_threshold=0.8, clear_threshold=0.5),
-    clock=CLOCK,
-)
 SCHEMAS: dict[str, type[Message]] = {
     "alert": AlertMessage,
     "event": EventMessage,
@@ -79,77 +67,6 @@ SCHEMAS: dict[str, type[Message]] = {
     "info": InfoMessage,
 }
 
-# A classifier's sink in a process of its own, for killing.
-PUBLISHER = """
-import asyncio, sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from test_mqtt import alert, publisher
-from stream_classifier.sinks.broker import parse_broker_url
-
-async def main():
-    async with publisher(parse_broker_url(sys.argv[2]), Path(sys.argv[3])) as sink:
-        while not sink.connected or sink.counters.published < 3:
-            await asyncio.sleep(0.01)
-        print("online", flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-class Mosquitto:
-    """A mosquitto that can be killed, frozen and started again on the same port."""
-
-    def __init__(self, folder: Path, *, config: str = "allow_anonymous true\n") -> None:
-        program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-        if not Path(program).exists():
-            pytest.skip("mosquitto is not installed. Try: apt-get install mosquitto")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        folder.mkdir(exist_ok=True)
-        self._config = folder / "mosquitto.conf"
-        # TCP_NODELAY as anyone would set it who cares for latency; "user" since it would
-        # else give up root's rights and then not read this folder.
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nuser root\nset_tcp_nodelay true\n{config}"
-        )
-        self._command = [program, "-c", str(self._config)]
-        self._log = folder / "mosquitto.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def settings(self) -> BrokerSettings:
-        return BrokerSettings(host="127.0.0.1", port=self.port)
-
-    @property
-    def url(self) -> str:
-        return str(self.settings)
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.01)
-        pytest.fail(f"mosquitto did not start: {self._log.read_text()}")
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Mosquitto]:
@@ -157,138 +74,6 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     mosquitto.start()
     yield mosquitto
     mosquitto.kill()
-
-
-class Inbox:
-    """Everything a subscriber received, and waiting for more of it."""
-
-    def __init__(self) -> None:
-        self.all: list[Received] = []
-        self._more = asyncio.Event()
-
-    def take(self, received: Received) -> None:
-        self.all.append(received)
-        self._more.set()
-
-    def of(self, what: str) -> list[Received]:
-        return [received for received in self.all if received.what == what]
-
-    @property
-    def statuses(self) -> list[str]:
-        return [received.text for received in self.of("status")]
-
-    @property
-    def event_ids(self) -> list[str]:
-        return [received.fields["event_id"] for received in self.of("event")]
-
-    async def until(self, holds: Callable[[], object], *, within_s: float = PATIENCE_S) -> None:
-        async with asyncio.timeout(within_s):
-            while not holds():
-                self._more.clear()
-                await self._more.wait()
-
-
-@contextlib.asynccontextmanager
-async def subscriber(
-    settings: BrokerSettings, *, stream: str | None = STREAM
-) -> AsyncIterator[Inbox]:
-    inbox, listening = Inbox(), asyncio.Event()
-
-    async def listen() -> None:
-        async with contextlib.aclosing(
-            watch(settings, stream=stream, on_listening=listening.set)
-        ) as messages:
-            async for received in messages:
-                inbox.take(received)
-
-    task = asyncio.create_task(listen())
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await listening.wait()
-        yield inbox
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def now() -> datetime:
-    return CLOCK.utc(time.monotonic())
-
-
-def alert(signal: Signal = "starting", *, latest: AlertEvent | None = None) -> AlertMessage:
-    return BUILDER.alert(
-        at_s=time.monotonic(), prediction=None, latest=latest, signal=signal, decided=None
-    )
-
-
-def step(seq: int, kind: EventType = EventType.UPDATED) -> AlertEvent:
-    at_s = time.monotonic()
-    return AlertEvent(kind, "alert-1", seq, at_s, at_s, at_s, None, 0.9, 0.95, ("C3",))
-
-
-def event(seq: int, *, decided_ago_s: float = 0.0) -> EventMessage:
-    return BUILDER.event(
-        step(seq, EventType.UPDATED if seq else EventType.RAISED),
-        state=State.ALERT,
-        signal="ok",
-        decided=now() - timedelta(seconds=decided_ago_s),
-    )
-
-
-def prediction(p: float = 0.3) -> PredictionMessage:
-    made = Prediction(
-        end_index=0,
-        at_s=time.monotonic(),
-        probabilities=np.full((2, 3), p, np.float32),
-        smoothed=np.full(2, p, np.float32),
-        reasons=("", ""),
-        p=p,
-        state=State.OK,
-    )
-    return BUILDER.prediction(made, signal="ok", decided=now())
-
-
-def quality(state: str = "good", *, rms_uv: float = 12.0) -> QualityMessage:
-    channel = ChannelQuality("C3", ChannelState(state), (), rms_uv, 0.0, 0.0, 0.0, 1.0)
-    return BUILDER.quality([channel], at_s=time.monotonic(), signal="ok")
-
-
-@contextlib.asynccontextmanager
-async def publisher(
-    settings: BrokerSettings,
-    folder: Path,
-    *,
-    first: AlertMessage | None = None,
-    on_command: Callable[[Incoming], None] | None = None,
-) -> AsyncIterator[MqttSink]:
-    info = BUILDER.info(at=now(), topics=TOPICS.by_name(), versions={}, card={})
-    async with (
-        Outbox(path=folder / "outbox.sqlite", max_age_s=1e6, max_rows=10_000) as outbox,
-        MqttSink(
-            settings=settings,
-            outbox=outbox,
-            topics=TOPICS,
-            info=info,
-            on_command=on_command,
-            now=now,
-        ) as sink,
-    ):
-        sink.alert_state(first or alert())
-        yield sink
-
-
-async def until(holds: Callable[[], object], *, within_s: float = PATIENCE_S) -> None:
-    """Wait for what tells nobody when it changes."""
-    async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-async def retained(settings: BrokerSettings, *, n: int = 3) -> dict[str, Received]:
-    """Return what a subscriber that comes now is told of the past."""
-    async with subscriber(settings) as inbox:
-        await inbox.until(lambda: len([r for r in inbox.all if r.retained]) >= n)
-        return {received.what: received for received in inbox.all if received.retained}
 
 
 async def test_who_subscribes_early_sees_the_truth_before_online(
@@ -362,24 +147,6 @@ async def test_mqtt_5_says_what_a_message_is_and_when_it_expires(
     assert seen[TOPICS.status].properties.ContentType == "text/plain"
 
 
-async def test_a_killed_classifier_is_said_to_be_offline(broker: Mosquitto, tmp_path: Path) -> None:
-    async with subscriber(broker.settings) as inbox:
-        with subprocess.Popen(
-            [
-                *(sys.executable, "-c", PUBLISHER),
-                *(str(Path(__file__).parent), broker.url, str(tmp_path)),
-            ],
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert process.stdout is not None
-            assert await asyncio.to_thread(process.stdout.readline) == b"online\n"
-            await inbox.until(lambda: inbox.statuses == ["online"])
-            process.kill()
-        await inbox.until(lambda: inbox.statuses == ["online", "offline"], within_s=7.5)
-    found = await retained(broker.settings)
-    assert found["status"].text == "offline"
-
-
 async def test_a_clean_end_says_stopped_and_the_broker_forgets_the_last_will(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
@@ -399,34 +166,6 @@ async def test_a_clean_end_says_stopped_and_the_broker_forgets_the_last_will(
 def is_one_hour_late(fields: dict[str, Any]) -> bool:
     decided, published = map(datetime.fromisoformat, (fields["decided"], fields["published"]))
     return fields["late"] is True and published - decided >= timedelta(hours=1)
-
-
-async def test_events_of_an_outage_come_once_in_order_and_late(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mqtt, "RETRY_FIRST_S", 2.0)  # the subscriber shall be back first
-    standing = alert("ok", latest=step(0))
-    async with publisher(broker.settings, tmp_path, first=standing) as sink:
-        await until(lambda: sink.connected)
-        broker.kill()
-        await until(lambda: not sink.connected)
-        for seq in range(50):
-            await sink.event(event(seq, decided_ago_s=3600.0))
-        sink.prediction(prediction())
-        assert (sink.counters.pending, sink.counters.predictions_dropped) == (50, 1)
-        assert sink.fault is not None
-        broker.start()
-        async with subscriber(broker.settings) as inbox:
-            await inbox.until(lambda: inbox.statuses, within_s=5.0)
-            assert inbox.statuses == ["online"]
-            assert inbox.of("alert")[0].fields["on"] is True
-            await sink.event(event(50))
-            await inbox.until(lambda: "alert-1.50" in inbox.event_ids)
-    assert inbox.event_ids == [f"alert-1.{seq}" for seq in range(51)]
-    *waited, live = [received.fields for received in inbox.of("event")]
-    assert all(map(is_one_hour_late, waited))
-    assert live["late"] is False
-    assert sink.counters.reconnects == 1
 
 
 async def test_events_wait_for_a_subscriber_that_comes_back_later_than_the_classifier(
@@ -472,58 +211,6 @@ async def test_events_of_an_outage_outlive_the_process_that_raised_them(
         await inbox.until(lambda: "stopped" in inbox.statuses)
     assert inbox.event_ids == [f"alert-1.{seq}" for seq in range(50)]
     assert all(is_one_hour_late(received.fields) for received in inbox.of("event"))
-
-
-async def test_a_flapping_broker_loses_and_doubles_nothing(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mqtt, "RETRY_CAP_S", 0.25)
-    monkeypatch.setattr(mqtt, "CONTENDED_RETRY_S", 0.25)
-    received: set[str] = set()
-    async with publisher(broker.settings, tmp_path) as sink:
-        for n in range(8):
-            async with subscriber(broker.settings) as inbox:
-                await sink.event(event(n))
-                await until(lambda: sink.counters.pending == 0)
-                await inbox.until(lambda: inbox.event_ids)
-                received |= set(inbox.event_ids)
-                broker.kill()
-                broker.start()
-    assert received == {f"alert-1.{n}" for n in range(8)}
-    assert sink.counters.published >= 8
-
-
-async def test_two_classifiers_of_one_name_do_not_throw_each_other_out_for_ever(
-    broker: Mosquitto, tmp_path: Path
-) -> None:
-    async with (
-        publisher(broker.settings, tmp_path / "one") as one,
-        publisher(broker.settings, tmp_path / "two") as two,
-    ):
-        await until(
-            lambda: any("another client called" in (sink.fault or "") for sink in (one, two)),
-            within_s=30.0,
-        )
-        n_connections = one.counters.reconnects + two.counters.reconnects
-    assert n_connections <= 2 * (mqtt.SHORT_LIVED + 1)
-
-
-async def test_a_frozen_broker_is_noticed_and_no_event_is_lost(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mqtt, "GRACE_S", 0.2)  # nobody is subscribed here
-    settings = replace(broker.settings, keepalive_s=2)
-    async with publisher(settings, tmp_path) as sink:
-        await until(lambda: sink.counters.published >= 3)
-        broker.signal(signal.SIGSTOP)
-        try:
-            await until(lambda: not sink.connected, within_s=1.5 * settings.keepalive_s + 1.0)
-            await sink.event(event(0))
-        finally:
-            broker.signal(signal.SIGCONT)
-        await until(lambda: sink.connected and sink.counters.pending == 0)
-        found = await retained(broker.settings)
-    assert found["status"].text == "online"
 
 
 async def test_leaving_takes_no_longer_than_promised_when_the_broker_is_frozen(
@@ -723,15 +410,11 @@ async def test_an_absent_broker_is_no_error_at_the_start() -> None:
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Mosquitto]:
     """A broker that wants a password and lets nobody publish events; ``admin`` may all."""
-    tool = shutil.which("mosquitto_passwd")
-    if tool is None:
-        pytest.skip("mosquitto_passwd is not installed. Try: apt-get install mosquitto")
     folder = tmp_path / "guarded"
     folder.mkdir()
-    passwords, rights = folder / "passwords", folder / "rights"
-    passwords.touch(mode=0o600)
-    for user in ("nurse", "admin", "deaf"):
-        subprocess.run([tool, "-b", str(passwords), user, "hunter2"], check=True)
+    rights = folder / "rights"
+    users = dict.fromkeys(("nurse", "admin", "deaf"), "hunter2")
+    passwords = password_file(folder / "passwords", **users)
     rights.write_text(
         "user admin\ntopic readwrite #\n"
         "user deaf\ntopic write #\n"
@@ -748,10 +431,6 @@ def guarded(tmp_path: Path) -> Iterator[Mosquitto]:
     mosquitto.kill()
 
 
-def as_user(broker: Mosquitto, name: str, password: str = "hunter2") -> BrokerSettings:
-    return replace(broker.settings, username=name, password=SecretStr(password))
-
-
 async def test_wrong_credentials_are_refused_at_the_start(guarded: Mosquitto) -> None:
     for settings in (guarded.settings, as_user(guarded, "nurse", "wrong-secret")):
         with pytest.raises(BrokerRefusedError, match="refused the connection") as refused:
@@ -759,36 +438,6 @@ async def test_wrong_credentials_are_refused_at_the_start(guarded: Mosquitto) ->
         assert refused.value.exit_code == 5
         assert "wrong-secret" not in str(refused.value)
     assert await probe(as_user(guarded, "nurse")) == "5"
-
-
-async def test_credentials_refused_later_are_reported_and_nothing_stops(
-    guarded: Mosquitto, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.DEBUG):
-        async with publisher(as_user(guarded, "nurse", "wrong-secret"), tmp_path) as sink:
-            await until(lambda: "refused" in (sink.fault or ""))
-            await sink.event(event(0))
-            assert sink.counters.pending == 1
-    assert "refused the connection" in caplog.text
-    assert "wrong-secret" not in caplog.text
-
-
-async def test_an_event_that_the_broker_denies_is_kept_and_the_rest_goes_on(
-    guarded: Mosquitto, tmp_path: Path
-) -> None:
-    async with (
-        subscriber(as_user(guarded, "admin")) as inbox,
-        publisher(as_user(guarded, "nurse"), tmp_path) as sink,
-    ):
-        await inbox.until(lambda: inbox.statuses)
-        await sink.event(event(0))
-        await until(lambda: sink.counters.denied)
-        assert sink.fault is not None
-        assert "access list" in sink.fault
-        sink.alert_state(alert("none"))
-        await inbox.until(lambda: inbox.of("alert")[-1].fields["signal"] == "none")
-        assert sink.counters.pending == 1
-        assert inbox.event_ids == []
 
 
 # What the broker acknowledges and hands on to nobody.
@@ -819,85 +468,6 @@ async def test_what_we_publish_comes_back_and_nobody_else_is_told(
     assert len({message.payload for message in heard}) == 5
     assert not any(message.retained for message in heard)
     assert "canary" not in {received.what for received in inbox.all}
-
-
-@pytest.fixture
-def silent(tmp_path: Path) -> Iterator[Mosquitto]:
-    """A broker with users who lack one right each, which it tells nobody that speaks 3.1.1."""
-    rights = tmp_path / "silent" / "rights"
-    rights.parent.mkdir()
-    prefix = TOPICS.prefix
-    write = "".join(
-        f"topic write {prefix}/{what}\n" for what in ("status", "alert", "info", "canary")
-    )
-    rights.write_text(
-        "user admin\ntopic readwrite #\n"
-        "user nothing\ntopic deny #\n"
-        f"user unread\ntopic write {prefix}/#\n"
-        f"user unwritten\n{write}topic read {prefix}/#\n"
-    )
-    mosquitto = Mosquitto(rights.parent, config=f"allow_anonymous true\nacl_file {rights}\n")
-    mosquitto.start()
-    yield mosquitto
-    mosquitto.kill()
-
-
-@pytest.mark.parametrize("user", ["nothing", "unread"])
-async def test_a_broker_that_hands_nothing_on_and_does_not_say_so_is_a_fault_within_5_s(
-    silent: Mosquitto, tmp_path: Path, user: str
-) -> None:
-    settings = replace(as_user(silent, user), protocol="3.1.1")
-    async with publisher(settings, tmp_path) as sink:
-        await until(lambda: sink.connected)
-        await until(lambda: sink.fault, within_s=5.0)
-        assert sink.fault is not None
-        assert f"{TOPICS.prefix}/canary" in sink.fault
-        assert "access list" in sink.fault
-        assert sink.connected  # nothing stops
-
-
-async def test_an_event_topic_that_is_denied_silently_is_a_fault_until_events_come_back(
-    silent: Mosquitto, tmp_path: Path
-) -> None:
-    settings = replace(as_user(silent, "unwritten"), protocol="3.1.1")
-    async with publisher(settings, tmp_path) as sink:
-        await until(lambda: sink.counters.published >= 3)
-        assert sink.fault is None
-        await sink.event(event(0))
-        await until(lambda: sink.fault, within_s=5.0)
-        assert TOPICS.event in str(sink.fault)
-        rights = silent._config.with_name("rights")
-        rights.write_text(rights.read_text() + f"topic write {TOPICS.event}\n")
-        silent.signal(signal.SIGHUP)  # read the access list again
-        async with asyncio.timeout(PATIENCE_S):
-            for seq in itertools.count(1):  # the broker takes its time to read it
-                await sink.event(event(seq))
-                await asyncio.sleep(0.05)
-                if sink.fault is None:
-                    break
-
-
-async def test_a_subscription_to_the_canary_that_is_denied_is_a_fault(
-    tmp_path: Path,
-) -> None:
-    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
-    if plugin is None:
-        pytest.skip("mosquitto's plugin for dynamic security is not installed")
-    folder = tmp_path / "dynamic"
-    folder.mkdir()
-    rights = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False}
-    (folder / "rights.json").write_text(json.dumps({"defaultACLAccess": rights}))
-    config = f"plugin {plugin}\nplugin_opt_config_file {folder / 'rights.json'}\n"
-    mosquitto = Mosquitto(folder, config=f"allow_anonymous true\n{config}")
-    mosquitto.start()
-    try:
-        async with publisher(mosquitto.settings, tmp_path) as sink:
-            await until(lambda: sink.fault and sink.connected, within_s=5.0)
-            assert f"denied subscribing to {TOPICS.canary}" in str(sink.fault)
-            assert "deploy/mosquitto/acl" in str(sink.fault)
-            await until(lambda: sink.counters.published >= 3)  # everything else goes on
-    finally:
-        mosquitto.kill()
 
 
 async def test_commands_are_heard_and_answered_where_they_ask_below_our_own_topic(
@@ -977,144 +547,6 @@ async def test_a_subscription_that_the_broker_denies_is_an_error() -> None:
 
 
 # TLS.
-
-
-class Certificates:
-    """An authority and what it signs, made with the openssl command."""
-
-    def __init__(self, folder: Path) -> None:
-        program = shutil.which("openssl")
-        if program is None:
-            pytest.skip("openssl is not installed")
-        self._openssl = program
-        self._folder = folder
-        folder.mkdir()
-        self.ca = self._authority("ca")
-        self.other_ca = self._authority("other-ca")
-
-    def _run(self, *arguments: str) -> None:
-        subprocess.run(
-            [self._openssl, *arguments], check=True, capture_output=True, cwd=self._folder
-        )
-
-    def _authority(self, name: str) -> Path:
-        self._run(
-            *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *(
-                "-keyout",
-                f"{name}.key",
-                "-out",
-                f"{name}.pem",
-                "-days",
-                "2",
-                "-subj",
-                f"/CN={name}",
-            ),
-            *("-addext", "basicConstraints=critical,CA:TRUE"),
-            *("-addext", "keyUsage=critical,keyCertSign,cRLSign"),
-        )
-        return self._folder / f"{name}.pem"
-
-    def sign(self, name: str, *, host: str = "IP:127.0.0.1", days: int = 2) -> tuple[Path, Path]:
-        """Return a certificate for a host, and its key."""
-        extensions = self._folder / f"{name}.ext"
-        extensions.write_text(
-            f"subjectAltName={host}\nbasicConstraints=CA:FALSE\n"
-            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
-        )
-        self._run(
-            *("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"),
-        )
-        self._run(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
-            *("-CAcreateserial", "-days", str(days), "-extfile", extensions.name),
-            *("-out", f"{name}.pem"),
-        )
-        return self._folder / f"{name}.pem", self._folder / f"{name}.key"
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "certificates")
-
-
-@contextlib.contextmanager
-def tls_broker(
-    folder: Path, certificates: Certificates, pair: Sequence[Path], *, clients: bool = False
-) -> Iterator[Mosquitto]:
-    mosquitto = Mosquitto(
-        folder,
-        config=(
-            f"allow_anonymous true\ncafile {certificates.ca}\ncertfile {pair[0]}\n"
-            f"keyfile {pair[1]}\nrequire_certificate {'true' if clients else 'false'}\n"
-        ),
-    )
-    mosquitto.start()
-    try:
-        yield mosquitto
-    finally:
-        mosquitto.kill()
-
-
-async def test_events_go_through_tls_to_a_broker_that_proves_itself(
-    tmp_path: Path, certificates: Certificates
-) -> None:
-    pair = certificates.sign("broker")
-    with tls_broker(tmp_path / "tls", certificates, pair, clients=True) as broker:
-        settings = replace(
-            broker.settings,
-            tls=TlsSettings(ca_file=certificates.ca, cert_file=pair[0], key_file=pair[1]),
-        )
-        async with subscriber(settings) as inbox, publisher(settings, tmp_path) as sink:
-            await sink.event(event(0))
-            await inbox.until(lambda: inbox.event_ids)
-
-
-@pytest.mark.parametrize("flaw", ["unknown authority", "wrong host", "expired"])
-async def test_a_broker_that_does_not_prove_itself_is_refused(
-    flaw: str, tmp_path: Path, certificates: Certificates
-) -> None:
-    pair = certificates.sign(
-        "broker",
-        host="DNS:broker.example" if flaw == "wrong host" else "IP:127.0.0.1",
-        days=-1 if flaw == "expired" else 2,
-    )
-    ca = certificates.other_ca if flaw == "unknown authority" else certificates.ca
-    with (
-        tls_broker(tmp_path / "tls", certificates, pair) as broker,
-        pytest.raises(BrokerRefusedError, match="never tried without TLS") as refused,
-    ):
-        await probe(replace(broker.settings, tls=TlsSettings(ca_file=ca)))
-    assert refused.value.exit_code == 5
-
-
-async def test_tls_never_falls_back_to_plain_text(certificates: Certificates) -> None:
-    """Whatever is said to a broker that speaks no TLS, it is no MQTT packet."""
-    heard = b""
-
-    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal heard
-        heard += await reader.read(1024)
-        writer.write(b"\x20\x02\x00\x00")  # CONNACK in plain text
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(listen, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        settings = BrokerSettings(
-            host="127.0.0.1",
-            port=port,
-            username="nurse",
-            password=SecretStr("hunter2"),
-            tls=TlsSettings(ca_file=certificates.ca),
-        )
-        with pytest.raises((BrokerRefusedError, BrokerUnavailableError)):
-            async with Connector(settings, client_id="raw").connect():
-                pass
-    assert heard[0] == 0x16  # a TLS handshake
-    assert b"hunter2" not in heard
 
 
 async def test_a_certificate_file_that_is_none_is_a_configuration_error(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +11,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+
+from tests.live_broker import Mosquitto, password_file
 
 DEADLINE_S = 40.0
 
@@ -58,56 +58,6 @@ class Command:
         return self.process.wait(within_s)
 
 
-class Mosquitto:
-    """A real broker on a port of its own, which can be killed and started again."""
-
-    def __init__(self, folder: Path, *, more: str = ""):
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        # Started by root, mosquitto would become a user who may not read the test's folder.
-        user = "user root\n" if os.geteuid() == 0 else ""
-        rules = more or "allow_anonymous true"
-        self._config.write_text(f"{user}listener {self.port} 127.0.0.1\n{rules}\n")
-        self.process = None
-
-    @property
-    def url(self):
-        return f"mqtt://127.0.0.1:{self.port}"
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [mosquitto_binary(), "-c", str(self._config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            eventually(lambda: listens(self.port), within_s=10, what="mosquitto's port")
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def mosquitto_binary():
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def listens(port):
-    with socket.socket() as s:
-        s.settimeout(0.2)
-        return s.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture
 def source_id():
     return f"test-{uuid.uuid4().hex[:12]}"
@@ -133,9 +83,7 @@ def start(tmp_path):
 @pytest.fixture
 def mosquitto(tmp_path):
     """A running mosquitto, or a skip that says what is missing."""
-    if mosquitto_binary() is None:
-        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    broker = Mosquitto(tmp_path).start()
+    broker = Mosquitto(tmp_path / "mosquitto").start()
     yield broker
     broker.kill()
 
@@ -143,11 +91,8 @@ def mosquitto(tmp_path):
 @pytest.fixture
 def mosquitto_with_password(tmp_path):
     """A mosquitto that lets in only nurse with the password "sesame"."""
-    if mosquitto_binary() is None or shutil.which("mosquitto_passwd") is None:
-        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    passwords = tmp_path / "passwords"
-    subprocess.run(["mosquitto_passwd", "-b", "-c", passwords, "nurse", "sesame"], check=True)
-    passwords.chmod(0o644)
-    broker = Mosquitto(tmp_path, more=f"allow_anonymous false\npassword_file {passwords}").start()
+    passwords = password_file(tmp_path / "passwords", nurse="sesame")
+    config = f"allow_anonymous false\npassword_file {passwords}\n"
+    broker = Mosquitto(tmp_path / "mosquitto", config=config).start()
     yield broker
     broker.kill()

@@ -4,6 +4,8 @@ A broker acknowledges what it later forgets (mosquitto killed: 0 of 300 acknowle
 survived), and may be away for hours. So an event is committed here first, and removed only
 once the broker has acknowledged it. Killed in between, the process sends it again after its
 restart: at least once, with an id by which the second copy is known.
+
+The same file remembers the nonces of commands that were carried out, so that none is a second time.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import operator
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +46,19 @@ meanwhile sends those events again."""
 
 _CREATE_LATEST = "CREATE TABLE IF NOT EXISTS latest (topic TEXT PRIMARY KEY, payload BLOB NOT NULL)"
 """The newest event of each topic, delivered or not: what stood when a process ended."""
+
+_CREATE_SPENT = """
+CREATE TABLE IF NOT EXISTS spent (nonce TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID
+"""
+"""Nonces of commands that were carried out."""
+
+MAX_SPENT = 10_000
+
+DISK_RETRY_S = 2.0
+"""How often a disk that takes nothing is tried again, whether or not there are new events."""
+
+SET_ASIDE_FAULT_S = 600.0
+"""How long it is a fault that a damaged file was set aside: long enough to be seen."""
 
 _CREATE_TABLE = """
 CREATE TABLE outbox (
@@ -91,14 +107,16 @@ class Outbox:
 
     One thread, owned by this object, does all disk work; its methods are for the event
     loop. Only one process may hold the file. An operation that is cancelled while it
-    waits is still carried out.
+    waits is still carried out. Events that come while the disk works wait, and are then
+    committed together: one commit costs the disk the same, however many events are in it.
 
     A disk that takes nothing (full, read-only, broken) loses no event: it is then kept in
-    memory, and its row says that it is not durable. What is too old or too much is dropped,
-    oldest first, expendable ones before all others; every drop is counted and logged.
+    memory, and its row says that it is not durable. The disk is tried again every 2 s, and gets
+    what is still in memory. What is too old or too much is dropped, oldest first, expendable
+    ones before all others; every drop is counted and logged.
 
     A damaged file is set aside as ``<name>.corrupt-<time>`` and an empty one begun, since
-    an old event is not worth a silent alarm.
+    an old event is not worth a silent alarm; that is a fault for ten minutes.
 
     Args:
         path: The SQLite file; its folder is made if need be.
@@ -109,7 +127,6 @@ class Outbox:
     Attributes:
         set_aside: Where a damaged file was moved by ``open``, else None.
         dropped: Events dropped so far because they were too old or too many.
-        fault: What the disk refused last; None once it takes events again.
 
     Example:
         async with Outbox(path=Path("outbox.sqlite"), max_age_s=259_200, max_rows=100_000) as box:
@@ -132,7 +149,9 @@ class Outbox:
         self.max_rows = max_rows
         self.set_aside: Path | None = None
         self.dropped = 0
-        self.fault: str | None = None
+        self._refusal: str | None = None  # what the disk refused last
+        self._set_aside_at = -math.inf
+        self._trying: asyncio.Task[None] | None = None
         self._now = now
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="outbox")
         self._database: sqlite3.Connection | None = None
@@ -140,9 +159,11 @@ class Outbox:
         self._memory: list[OutboxRow] = []
         self._gone: set[str] = set()  # delivered, but not deleted yet
         self._last_position = 0
+        self._latest_position: dict[str, int] = {}  # by topic; a row of memory comes to disk later
         self._n_rows = 0
         # All that wait, oldest first; None: there are more, or the disk takes none.
         self._held: dict[str, OutboxRow] | None = None
+        self._arriving: list[tuple[OutboxRow, Future[bool]]] = []  # for the next commit
         self._n_putting = 0  # on their way to the disk
         self._counting = threading.Lock()  # for all of these; never kept while the disk works
         self._deleting: asyncio.TimerHandle | None = None
@@ -159,6 +180,7 @@ class Outbox:
         except BaseException:
             self._thread.shutdown()
             raise
+        self._watch_disk()
         return self
 
     async def __aexit__(
@@ -170,8 +192,22 @@ class Outbox:
         """Let go of the file; events that wait stay in it."""
         if self._deleting is not None:
             self._deleting.cancel()
+        if self._trying is not None:
+            self._trying.cancel()
         await self._on_thread(self._close)
         self._thread.shutdown()
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the file, in words; None once it takes events."""
+        if self._refusal is not None:
+            return self._refusal
+        if self.set_aside is not None and self._now() < self._set_aside_at + SET_ASIDE_FAULT_S:
+            return (
+                f"was damaged and is set aside as {self.set_aside.name}; alerts that waited in it "
+                "may not have been delivered. Try: look at the disk, and at that file"
+            )
+        return None
 
     @property
     def n_pending(self) -> int:
@@ -193,9 +229,15 @@ class Outbox:
         Returns:
             Whether it is committed to disk; if not, it is kept in memory.
         """
+        row = OutboxRow(0, event_id, topic, payload, True, expendable, self._now())
+        taken: Future[bool] = Future()
         with self._counting:
             self._n_putting += 1
-        return await self._on_thread(self._put, event_id, topic, payload, expendable)
+            self._arriving.append((row, taken))
+        self._thread.submit(self._put_arrived)
+        is_on_disk = await asyncio.shield(asyncio.wrap_future(taken))
+        self._watch_disk()
+        return is_on_disk
 
     async def pending(self, *, limit: int = 100) -> list[OutboxRow]:
         """Return the oldest events that wait, in the order they were put."""
@@ -215,6 +257,28 @@ class Outbox:
         elif self._deleting is None:
             loop = asyncio.get_running_loop()
             self._deleting = loop.call_later(FORGET_AFTER_S, self._delete_soon)
+
+    async def spend(self, nonce: str, *, until: float) -> bool:
+        """Note that a command was carried out, so that it is not a second time.
+
+        Args:
+            nonce: What makes the command one of its kind.
+            until: Unix time when the command becomes void, and its nonce may be forgotten.
+
+        Returns:
+            Whether the nonce is new and on disk now. Not if it was spent already, nor if too many
+            are (10,000) or the disk takes none: what cannot be noted could be played again.
+        """
+        return await self._on_thread(self._spend, nonce, until)
+
+    def _watch_disk(self) -> None:
+        if self._refusal is not None and (self._trying is None or self._trying.done()):
+            self._trying = asyncio.create_task(self._try_again(), name="outbox disk")
+
+    async def _try_again(self) -> None:
+        while self._refusal is not None:
+            await asyncio.sleep(DISK_RETRY_S)
+            await self._on_thread(self._recover)
 
     def _delete_soon(self) -> None:
         self._deleting = None
@@ -243,11 +307,11 @@ class Outbox:
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF in _NO_ROOM:  # detection matters more
                 self._is_open = True
-                self._report_fault(f"cannot be begun, keeping events in memory: {error}")
+                self._report_refusal(f"cannot be begun, keeping events in memory: {error}")
                 return
             if error.sqlite_errorcode & 0xFF not in _DAMAGED:
                 raise self._explain(error) from error
-            self.set_aside = self._quarantine()
+            self.set_aside, self._set_aside_at = self._quarantine(), self._now()
             log.warning(
                 "outbox %s is damaged (%s): set aside as %s, beginning an empty one. "
                 "Alerts that waited in it may not have been delivered.",
@@ -269,6 +333,7 @@ class Outbox:
             if version == 0:
                 _create(database)
             database.execute(_CREATE_LATEST)
+            database.execute(_CREATE_SPENT)
             [(newest, self._n_rows)] = database.execute(
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
             )
@@ -331,71 +396,128 @@ class Outbox:
             self._database = self._connect()
         return self._database
 
-    def _put(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
+    def _put_arrived(self) -> None:
+        with self._counting:
+            arrived, self._arriving = self._arriving, []
+        if not arrived:  # an earlier commit took them along
+            return
         try:
-            return self._take(event_id, topic, payload, expendable)
+            on_disk = self._take([row for row, _ in arrived])
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the event raises
+            for _, taken in arrived:
+                taken.set_exception(error)
+        else:
+            for (_, taken), is_on_disk in zip(arrived, on_disk, strict=True):
+                taken.set_result(is_on_disk)
         finally:
             with self._counting:
-                self._n_putting -= 1
+                self._n_putting -= len(arrived)
 
-    def _take(self, event_id: str, topic: str, payload: bytes, expendable: bool) -> bool:
-        if any(row.event_id == event_id for row in self._memory):
-            return False
-        row = OutboxRow(
-            position=self._last_position + 1,
-            event_id=event_id,
-            topic=topic,
-            payload=payload,
-            durable=True,
-            expendable=expendable,
-            put_at=self._now(),
-        )
-        try:
-            self._insert(self._connected(), row)
-        except sqlite3.Error as error:
-            self._remember(replace(row, durable=False), why=str(error))
-            return False
-        if self.fault is not None:
-            log.warning("outbox %s takes events again", self.path)
-            self.fault = None
-        return True
+    def _take(self, rows: list[OutboxRow]) -> list[bool]:
+        """Commit events together, and say which are on disk now."""
+        in_memory = {row.event_id for row in self._memory}
+        new = [row for row in rows if row.event_id not in in_memory]
+        if new:
+            try:
+                self._insert(self._connected(), new)
+            except sqlite3.Error as error:
+                if len(rows) > 1:  # perhaps the disk has room for some of them
+                    return [self._take([row])[0] for row in rows]
+                self._remember(rows[0], why=str(error))
+                return [False]
+            self._report_room()
+        return [row.event_id not in in_memory for row in rows]
 
-    def _insert(self, database: sqlite3.Connection, row: OutboxRow) -> None:
+    def _insert(self, database: sqlite3.Connection, rows: list[OutboxRow]) -> None:
+        """Commit rows in one transaction; those without a position come after all others."""
+        if not rows:
+            return
+        new: list[OutboxRow] = []
+        latest: dict[str, OutboxRow] = {}
+        last_position = self._last_position
         with database:  # one transaction: committed at its end, or rolled back
             database.execute("BEGIN IMMEDIATE")
             gone, n_gone = self._delete_gone(database)
-            n_new = database.execute(
-                "INSERT INTO outbox (position, event_id, topic, payload, expendable, put_at) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
-                (row.position, row.event_id, row.topic, row.payload, row.expendable, row.put_at),
-            ).rowcount
-            n_dropped = self._drop_old(database, row.put_at - self.max_age_s)
-            n_dropped += self._drop_surplus(database, self._n_rows - n_gone + n_new - n_dropped)
-            database.execute(
+            for arrived in rows:
+                row = replace(arrived, position=arrived.position or last_position + 1)
+                if self._insert_row(database, row):
+                    new.append(row)
+                    last_position = max(last_position, row.position)
+                if row.position >= self._latest_position.get(row.topic, 0):
+                    latest[row.topic] = row
+            n_dropped = self._drop_old(database, self._now() - self.max_age_s)
+            n_dropped += self._drop_surplus(database, self._n_rows - n_gone + len(new) - n_dropped)
+            database.executemany(
                 "INSERT INTO latest (topic, payload) VALUES (?, ?) "
                 "ON CONFLICT (topic) DO UPDATE SET payload = excluded.payload",
-                (row.topic, row.payload),
+                [(topic, row.payload) for topic, row in latest.items()],
             )
         with self._counting:
             self._gone -= gone
-            self._n_rows += n_new - n_gone - n_dropped
-            if n_dropped or (self._held is not None and len(self._held) >= HELD_ROWS):
+            self._n_rows += len(new) - n_gone - n_dropped
+            if n_dropped or (self._held is not None and len(self._held) + len(new) > HELD_ROWS):
                 self._held = None
-            elif self._held is not None and n_new:
-                self._held[row.event_id] = row
-        self._last_position += n_new
+            elif self._held is not None:
+                self._held |= {row.event_id: row for row in new}
+        self._last_position = last_position
+        self._latest_position |= {topic: row.position for topic, row in latest.items()}
         self._report_dropped(n_dropped)
 
+    def _insert_row(self, database: sqlite3.Connection, row: OutboxRow) -> bool:
+        """Return whether it is new."""
+        done = database.execute(
+            "INSERT INTO outbox (position, event_id, topic, payload, expendable, put_at) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
+            (row.position, row.event_id, row.topic, row.payload, row.expendable, row.put_at),
+        )
+        return done.rowcount > 0
+
     def _remember(self, row: OutboxRow, *, why: str) -> None:
-        self._report_fault(f"takes no events, keeping them in memory: {why}")
-        self._last_position = row.position
+        self._report_refusal(f"takes no events, keeping them in memory: {why}")
+        self._last_position += 1
         with self._counting:
-            self._memory.append(row)
+            self._memory.append(replace(row, position=self._last_position, durable=False))
             self._held = None
         if len(self._memory) > MEMORY_ROWS:
             first = min(self._memory, key=lambda row: (not row.expendable, row.position))
             self._memory.remove(first)
             self._report_dropped(1)
+
+    def _recover(self) -> None:
+        """Give the disk what is in memory, if it takes anything again."""
+        if not self._is_open:
+            return
+        rows = [replace(row, durable=True) for row in self._memory]
+        try:
+            database = self._connected()
+            # Something has to be written to see whether there is room.
+            database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            self._insert(database, rows)
+        except sqlite3.Error as error:
+            self._report_refusal(f"takes no events, keeping them in memory: {error}")
+            return
+        with self._counting:
+            self._memory = []
+        self._report_room()
+
+    def _spend(self, nonce: str, until: float) -> bool:
+        try:
+            database = self._connected()
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("DELETE FROM spent WHERE until < ?", (self._now(),))
+                [n_spent] = database.execute("SELECT count(*) FROM spent").fetchone()
+                if n_spent >= MAX_SPENT:
+                    log.warning("outbox %s: %d nonces are spent: no more", self.path, n_spent)
+                    return False
+                found = database.execute(
+                    "INSERT INTO spent (nonce, until) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                    (nonce, until),
+                )
+                return found.rowcount > 0
+        except sqlite3.Error as error:
+            log.warning("outbox %s cannot note a command: %s", self.path, error)
+            return False
 
     def _pending(self, limit: int) -> list[OutboxRow]:
         try:
@@ -410,7 +532,7 @@ class Outbox:
                 if event_id not in self._gone
             ]
         except sqlite3.Error as error:
-            self._report_fault(f"gives no events: {error}")
+            self._report_refusal(f"gives no events: {error}")
             on_disk = []
         rows = sorted((*on_disk, *self._memory), key=operator.attrgetter("position"))
         with self._counting:
@@ -463,10 +585,15 @@ class Outbox:
             (n_rows - self.max_rows,),
         ).rowcount
 
-    def _report_fault(self, fault: str) -> None:
-        if fault != self.fault:
-            log.error("outbox %s %s", self.path, fault)
-        self.fault = fault
+    def _report_refusal(self, refusal: str) -> None:
+        if refusal != self._refusal:
+            log.error("outbox %s %s", self.path, refusal)
+        self._refusal = refusal
+
+    def _report_room(self) -> None:
+        if self._refusal is not None:
+            log.warning("outbox %s takes events again", self.path)
+        self._refusal = None
 
     def _report_dropped(self, n: int) -> None:
         if n:

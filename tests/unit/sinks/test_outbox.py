@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from stream_classifier.errors import OutboxError
+from stream_classifier.sinks import outbox as outbox_module
 from stream_classifier.sinks.outbox import HELD_ROWS, MEMORY_ROWS, Outbox, read_latest
 
 TOPIC = "stream_classifier/bed3/alert/event"
@@ -279,7 +280,7 @@ async def test_a_full_disk_loses_no_event_and_says_so(path: Path) -> None:
 async def test_a_disk_that_is_full_from_the_start_stops_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
@@ -388,6 +389,112 @@ async def test_a_delivered_event_is_deleted_without_another_one_and_by_closing(p
         await box.delivered("b")
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
+
+
+async def test_events_that_wait_for_the_disk_are_committed_together_and_in_order(
+    path: Path,
+) -> None:
+    def count_commits(box: Outbox, n: list[int]) -> None:
+        assert box._database is not None
+        box._database.set_trace_callback(lambda sql: n.append(1) if sql == "COMMIT" else None)
+
+    commits: list[int] = []
+    ids = [f"event-{n}" for n in range(HELD_ROWS + 100)]
+    async with outbox(path) as box:
+        box._thread.submit(count_commits, box, commits).result()
+        held = box._thread.submit(time.sleep, 0.1)
+        assert all(await asyncio.gather(*(put(box, i) for i in ids)))
+        assert held.done()
+        assert len(commits) <= 2
+        assert await waiting_all(box) == ids
+        assert box.n_pending == len(ids)
+    async with outbox(path) as box:
+        assert await waiting_all(box) == ids
+
+
+async def test_a_batch_that_does_not_fit_is_kept_as_far_as_it_fits(path: Path) -> None:
+    async with outbox(path) as box:
+        await put(box, "a")
+        refuse_growth(box)
+        box._thread.submit(time.sleep, 0.1)
+        sizes = {"small": 1, "big": 100_000, "small-too": 1}
+        kept = await asyncio.gather(*(box.put(i, TOPIC, b"x" * n) for i, n in sizes.items()))
+        assert kept == [True, False, True]
+        assert [(r.event_id, r.durable) for r in await box.pending()] == [
+            ("a", True), ("small", True), ("big", False), ("small-too", True),
+        ]  # fmt: skip
+        pragma(box, "max_page_count=1000000")
+        await box._on_thread(box._recover)
+        assert await waiting(box) == ["a", "small", "big", "small-too"]
+    assert read_latest(path, TOPIC) == b"x"  # the newest, not the one that came to disk last
+
+
+async def test_a_disk_that_has_room_again_is_noticed_without_a_new_event(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "DISK_RETRY_S", 0.02)
+    async with outbox(path) as box:
+        await put(box, "a")
+        pragma(box, "query_only=1")
+        assert await put(box, "b", "c") == [False, False]
+        await asyncio.sleep(0.1)
+        assert box.fault is not None
+        pragma(box, "query_only=0")
+        async with asyncio.timeout(10):
+            while box.fault is not None:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        assert [(r.event_id, r.durable) for r in await box.pending()] == [
+            ("a", True), ("b", True), ("c", True),
+        ]  # fmt: skip
+        await box.delivered("b")
+        await put(box, "d")
+        assert await waiting(box) == ["a", "c", "d"]
+    async with outbox(path) as box:
+        assert await waiting(box) == ["a", "c", "d"]
+
+
+async def test_a_damaged_file_is_a_fault_for_ten_minutes(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no database")
+    clock = [1000.0]
+    async with Outbox(path=path, max_age_s=1e9, max_rows=9, now=lambda: clock[0]) as box:
+        assert box.set_aside is not None
+        assert box.set_aside.name in str(box.fault)
+        assert await put(box, "a") == [True]
+        clock[0] += 601
+        assert box.fault is None
+
+
+async def test_a_nonce_is_good_once_and_that_outlives_the_process(path: Path) -> None:
+    async with outbox(path, now=1000.0) as box:
+        assert await box.spend("n1", until=1060.0)
+        assert not await box.spend("n1", until=1060.0)
+        assert await box.spend("n2", until=1060.0)
+    async with outbox(path, now=1059.0) as box:
+        assert not await box.spend("n1", until=1060.0)
+    async with outbox(path, now=1061.0) as box:  # void by now, whoever sends it
+        assert await box.spend("n1", until=1090.0)
+
+
+async def test_a_nonce_that_cannot_be_noted_is_not_good(path: Path) -> None:
+    async with outbox(path) as box:
+        pragma(box, "query_only=1")
+        assert not await box.spend("n1", until=1e12)
+        pragma(box, "query_only=0")
+        assert await box.spend("n1", until=1e12)
+
+
+async def test_spent_nonces_are_bounded_and_expired_ones_make_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_SPENT", 3)
+    clock = [1000.0]
+    async with Outbox(path=path, max_age_s=1e9, max_rows=9, now=lambda: clock[0]) as box:
+        assert [await box.spend(f"n{n}", until=1000.0 + n) for n in range(5)] == [
+            True, True, True, False, False,
+        ]  # fmt: skip
+        clock[0] = 1001.5
+        assert await box.spend("n9", until=1100.0)
 
 
 async def waiting_all(box: Outbox) -> list[str]:

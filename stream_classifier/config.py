@@ -14,16 +14,25 @@ import difflib
 import json
 import math
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from stream_classifier.errors import ConfigError
+from stream_classifier.toml_file import parse_toml, read_toml
 
 ENV_PREFIX = "STREAM_CLASSIFIER_"
 CONFIG_FILE = "stream-classifier.toml"
@@ -52,6 +61,17 @@ class Section(BaseModel):
     """Base of every section: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_odd_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what pydantic would take for a number: true for 1, and NaN for any."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError(f"Input should not be {str(value).lower()}")
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError("Input should be a number, not NaN")
+        return value
 
 
 class SourceSettings(Section):
@@ -116,6 +136,12 @@ class AlarmSettings(Section):
         None,
         description="channels side by side that must agree; all usable ones where they are fewer",
     )
+    latched: bool = Field(
+        False, description="whether an alert stands until a person acknowledges it (mqtt.commands)"
+    )
+    remind_every_s: Annotated[float, Field(ge=5, le=3600)] = Field(
+        60.0, description="seconds between reminders of a latched alert"
+    )
 
 
 class MqttSettings(Section):
@@ -138,6 +164,15 @@ class MqttSettings(Section):
     )
     keepalive_s: Annotated[int, Field(ge=2, le=3600)] = Field(5, description="seconds")
     stream: str | None = Field(None, description="name to publish under; unset: the LSL name")
+    commands: bool = Field(
+        False,
+        description="whether alerts may be acknowledged and muted over MQTT, by whom the broker's "
+        "access list lets write set/#",
+    )
+
+    def transport(self) -> dict[str, Any]:
+        """Return how to reach the broker, beside its address."""
+        return self.model_dump(exclude={"broker", "stream", "commands"})
 
 
 class OutboxSettings(Section):
@@ -184,7 +219,7 @@ def find_config(path: Path | None = None) -> Path | None:
     """
     named = path or (Path(v) if (v := os.environ.get("STREAM_CLASSIFIER_CONFIG")) else None)
     if named is not None:
-        if not named.is_file():
+        if not os.path.exists(named):  # noqa: PTH110 - False for names that no file can have, too
             raise ConfigError(
                 f"configuration file {named} does not exist. "
                 f"Try: stream-classifier config init {named}"
@@ -293,8 +328,10 @@ def _without_none(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        return read_toml(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error.strerror or error}") from error
+    except ValueError as error:
         raise ConfigError(f"{path}: not readable as TOML: {error}") from error
 
 
@@ -349,23 +386,30 @@ def _refuse_unknown_environment() -> None:
 
 
 def _line_of(file: Path | None, path: tuple[str, ...]) -> str:
-    """Find where a key stands, for the error message (TOML parsers keep no lines)."""
+    """Find where a key stands, for the error message.
+
+    TOML parsers keep no lines, but every statement ends with one: a key stands where the file,
+    read line by line, begins to have it.
+    """
     if file is None:
         return "configuration"
-    section = ""
-    wanted_section = path[0] if len(path) > 1 else ""
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        text = line.strip()
-        if text.startswith("["):
-            section = text.strip("[] \t")
-            if (section,) == path:
-                return f"{file}:{number}"
-        name = text.split("=", 1)[0].strip().strip("\"'")
-        if "=" in text and (section == wanted_section) and name == path[-1]:
-            return f"{file}:{number}"
-        if "=" in text and name == ".".join(path):
-            return f"{file}:{number}"
-    return str(file)
+    lines = file.read_text(encoding="utf-8").split("\n")
+    without, searched = 0, len(lines)  # lines[:without] lack it, lines[:searched] have it
+    while searched - without > 1:
+        middle = (without + searched) // 2
+        end = next((n for n in range(middle, searched) if _reads(lines[:n]) is not None), searched)
+        if end < searched and not _holds(_reads(lines[:end]) or {}, path):
+            without = end
+        else:
+            searched = middle
+    return f"{file}:{without + 1}"
+
+
+def _reads(lines: list[str]) -> dict[str, Any] | None:
+    try:
+        return parse_toml("\n".join(lines))
+    except ValueError:  # in the middle of a statement
+        return None
 
 
 def _explain(

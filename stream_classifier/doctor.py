@@ -234,7 +234,7 @@ def _broker(mqtt: MqttSettings, *, is_chosen: bool) -> Finding:
         passing_client_id,
     )
 
-    broker = broker_settings(mqtt.broker, **mqtt.model_dump(exclude={"broker", "stream"}))
+    broker = broker_settings(mqtt.broker, **mqtt.transport())
 
     async def connect() -> str:
         connector = Connector(broker, client_id=passing_client_id("doctor"))

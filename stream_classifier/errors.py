@@ -12,6 +12,9 @@
     * NotFiniteError
     * SamplesExpiredError
     * CalibrationError               a person looks at the electrodes
+  * ReaderError                      1  a stage failed; a service manager starts us again
+    * ReaderFailedError
+    * ReaderStuckError
   * SourceError                      4  the amplifier, or the network to it
     * StreamNotFoundError
     * AmbiguousStreamError
@@ -159,6 +162,30 @@ class CalibrationError(SignalError):
             f"the best channel has {share:.0%} of the good signal that a gain is measured on"
             + (f"; poor now: {channels}" if channels else "")
             + ". Try: look at the electrodes, sit still, and a longer --at-most"
+        )
+
+
+class ReaderError(StreamClassifierError):
+    """The thread that reads and classifies does not work any more."""
+
+
+class ReaderFailedError(ReaderError):
+    """It failed again and again, for a reason that is a defect of the program."""
+
+    def __init__(self, *, n_times: int, reason: str) -> None:
+        super().__init__(
+            f"the reader failed {n_times} times in a row, the last time with: {reason}. This is a "
+            "defect. Try: --engine reference; and report it with the log"
+        )
+
+
+class ReaderStuckError(ReaderError):
+    """It hangs inside a library, where nothing can end it but the end of the process."""
+
+    def __init__(self, *, silent_s: float) -> None:
+        super().__init__(
+            f"the reader has given no sign of life for {silent_s:g} s; ending, so that a service "
+            "manager starts the program again. Try: look at the LSL network and at the engine"
         )
 
 

@@ -3,32 +3,60 @@
     reader thread                                asyncio
     -------------                                -------
     source -> Chunk -> detector.feed --------->  decisions  -> sink: outbox -> MQTT
-              (blocking)         once a chunk    signal watch -> alert state
+              (blocking)         once a chunk    watch -> alert state, ladder of health
+                         <---------------------  what a person acknowledges
 
 The reader thread owns the source and the detector; it never waits for the event loop, so the
-loop may stall without a sample being lost. The loop owns everything that waits.
+loop may stall without a sample being lost. The loop owns everything that waits. A reader that
+fails is started again by ``service``; the pipeline goes on with the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from datetime import datetime
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from stream_classifier.detection.detector import Decided, Detector
-from stream_classifier.errors import printable
-from stream_classifier.signals import AlertEvent, Calibrated, Prediction, Source, StreamSpec
+from stream_classifier.errors import (
+    ReaderError,
+    ReaderStuckError,
+    StreamClassifierError,
+    printable,
+)
+from stream_classifier.health import (
+    OLD_AFTER_S,
+    SILENT_AFTER_S,
+    Facts,
+    Health,
+    Ladder,
+    SinkCondition,
+    stopped_health,
+)
+from stream_classifier.signals import (
+    AlertEvent,
+    Calibrated,
+    Chunk,
+    EventType,
+    Prediction,
+    Source,
+    SourceHealth,
+    StreamSpec,
+)
 from stream_classifier.sinks.messages import (
     AlertMessage,
     EventMessage,
+    HealthMessage,
     MessageBuilder,
     PredictionMessage,
     Quality,
@@ -43,12 +71,16 @@ T = TypeVar("T")
 INBOX_LIMIT = 10_000
 """Decisions waiting for a stalled loop; beyond it predictions are shed, events never."""
 
-NO_SIGNAL_AFTER_S = 1.5
-"""No sample for this long is "no signal"."""
+MOST_BEHIND_S = 0.7
+"""Samples that waited longer than this for a detector that is too slow are not classified any
+more: a late alarm helps less than one of what is going on now."""
 
-STALE_AFTER_S = 2.0
-"""A window decided later than this after its last sample (and what the resampler needs behind it)
-says nothing of now: old data is never shown as a live signal."""
+PIECE_S = 0.1
+"""Signal time given to the detector at once, so that it is noticed in time that it is slow."""
+
+STUCK_AFTER_S = 10.0
+"""A reader that gives no sign of life for so long hangs in a library, and nothing ends it but the
+end of the process."""
 
 WATCH_EVERY_S = 0.25
 """How often the age of the newest sample is looked at."""
@@ -59,10 +91,16 @@ QUALITY_EVERY_S = 1.0
 WAKE_EVERY_S = 0.2
 """How long a prediction that is no news may wait, so that the loop is not woken for each."""
 
+LATENCY_EVERY_S = 5.0
+"""How often the percentiles of the latency are looked at."""
+
+WALL_STEP_S = 0.5
+"""A wall clock that moves by more than this against the source's was set."""
+
 PATIENCE_S = 0.01
 """How long a patient reader waits before it looks again whether there is room."""
 
-JOIN_WITHIN_S = 2.0
+JOIN_WITHIN_S = 0.8
 """How long a reader may take to leave its source when asked to stop."""
 
 
@@ -83,6 +121,15 @@ class Sink(Protocol):
 
     def quality(self, message: QualityMessage) -> None:
         """Offer what the channels are worth; the sink sends it if it is news, or now and then."""
+        ...
+
+    def health(self, message: HealthMessage) -> None:
+        """Replace the state of health; the sink sends it if it is news, or as a heartbeat."""
+        ...
+
+    @property
+    def condition(self) -> SinkCondition:
+        """How the sink itself is doing."""
         ...
 
 
@@ -124,8 +171,7 @@ class Reader:
             nothing is shed.
 
     Raises:
-        SourceError: On entering, if the source cannot be attached; from ``decisions`` if it
-            fails in a way that a person must mend.
+        SourceError: On entering, if the source cannot be attached.
     """
 
     def __init__(
@@ -143,10 +189,13 @@ class Reader:
         self._stop = stop
         self._patient = patient
         self._inbox: collections.deque[Decision] = collections.deque()
+        self._asked: collections.deque[_Asked] = collections.deque()
         self._woken_s = -math.inf  # on the source's clock
         self._known: tuple[object, ...] = ()  # what the loop was last told
         self.shed = 0  # predictions dropped because the event loop was stalled
         self.last_sample_s = 0.0  # on the source's clock; at first, when it was attached
+        self.behind_s = 0.0  # how long the newest samples had waited for the detector
+        self._alive_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -169,8 +218,7 @@ class Reader:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
-        if self._ended.done() and not self._ended.cancelled():
-            self._ended.exception()  # looked at; whoever reads decisions has had it
+        _ = self.failure  # looked at
 
     async def stop(self) -> None:
         """Make the thread let go of its source; what it has decided can still be read."""
@@ -179,24 +227,50 @@ class Reader:
         if self._thread.is_alive():
             LOG.warning("the source did not let go within %g s", JOIN_WITHIN_S)
 
+    @property
+    def health(self) -> SourceHealth:
+        """How the source is doing."""
+        return self._source.health
+
+    @property
+    def silent_for_s(self) -> float:
+        """For how long the thread has given no sign of life; 0 once it has ended."""
+        return time.monotonic() - self._alive_at if self._thread.is_alive() else 0.0
+
+    async def ask(self, work: Callable[[Detector], list[AlertEvent]]) -> list[AlertEvent]:
+        """Have something done to the detector on its own thread, between two chunks.
+
+        Returns:
+            The events it led to; they are among the decisions, too.
+
+        Raises:
+            Exception: Whatever ``work`` raises.
+        """
+        asked = _Asked(work)
+        self._asked.append(asked)
+        if self._ended.done():
+            raise ReaderError("the reader has ended")
+        return await asyncio.wrap_future(asked.answer)
+
     def left(self) -> list[Decision]:
         """Take what was decided and not read yet."""
         left = list(self._inbox)
         self._inbox.clear()
         return left
 
-    async def decisions(self) -> AsyncIterator[Decision]:
-        """Yield decisions until the source ends.
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the source or the detector; None if it was in order, or goes on."""
+        is_over = self._ended.done() and not self._ended.cancelled()
+        return self._ended.exception() if is_over else None
 
-        Raises:
-            StreamClassifierError: Whatever ended the source or the detector.
-        """
+    async def decisions(self) -> AsyncIterator[Decision]:
+        """Yield decisions until the reader ends; ``failure`` says why it did."""
         while True:
             while self._inbox:
                 yield self._inbox[0]
                 self._inbox.popleft()  # only now: who is cancelled half-way finds it again
             if self._ended.done():
-                self._ended.result()
                 return
             self._arrived.clear()
             if not self._inbox and not self._ended.done():
@@ -209,27 +283,72 @@ class Reader:
             self._tell(self._opened, error)
             self._source.close()
             return
-        self.last_sample_s = self._clock()
+        self.last_sample_s = looked_s = self._clock()
+        self._alive_at = time.monotonic()
         self._tell(self._opened, detector)
         try:
             for chunk in self._source:
+                self._alive_at = time.monotonic()
                 if self._stop.is_set():
                     break
+                self._do_asked(detector)
+                came_s = self._clock()
                 if chunk is None:
                     self._wake_for_the_rest()
-                    continue
-                self.last_sample_s = chunk.received_s
-                items = detector.feed(chunk)
-                if items:
-                    self._hand_over(Decision(items=tuple(items), decided_s=self._clock()))
-                    detector.catch_up()  # what it put off, now that nobody waits for it
-        except BaseException as error:  # noqa: BLE001 - as above
+                else:
+                    self.last_sample_s = chunk.received_s
+                    self._feed(detector, chunk, since_s=looked_s)
+                looked_s = came_s
+        except Exception as error:  # noqa: BLE001 - as above
             self._tell(self._ended, error)
+        except BaseException as error:  # noqa: BLE001 - the loop must outlive what ends a thread
+            self._tell(self._ended, RuntimeError(f"the reader was ended by {error!r}"))
         else:
             self._tell(self._ended, None)
         finally:
             self._source.close()
             detector.close()
+            while self._asked:
+                self._asked.popleft().answer.set_exception(ReaderError("the reader has ended"))
+
+    def _feed(self, detector: Detector, chunk: Chunk, *, since_s: float) -> None:
+        """Have a chunk classified; what waited too long for that is only taken.
+
+        Args:
+            detector: Takes it.
+            chunk: What arrived.
+            since_s: When the source was looked at before: none of it had waited by then.
+        """
+        n_most = len(chunk.samples)
+        if not self._patient:
+            n_most = max(1, round(PIECE_S * detector.spec.rate_hz))
+        for start in range(0, len(chunk.samples), n_most):
+            self.behind_s = 0.0 if self._patient else self._clock() - since_s
+            if self.behind_s > MOST_BEHIND_S:
+                detector.skip(_from(chunk, start, len(chunk.samples)))
+                return
+            self._alive_at = time.monotonic()
+            items = detector.feed(_from(chunk, start, start + n_most))
+            if items:
+                self._hand_over(Decision(items=tuple(items), decided_s=self._clock()))
+                detector.catch_up()  # what it put off, now that nobody waits for it
+
+    def _do_asked(self, detector: Detector) -> None:
+        """Do what was asked for from outside, and what is due without samples."""
+        events: list[AlertEvent] = detector.remind(self._clock())
+        while self._asked:
+            asked = self._asked.popleft()
+            if not asked.answer.set_running_or_notify_cancel():
+                continue
+            try:
+                done = asked.work(detector)
+            except Exception as error:  # noqa: BLE001 - it is for who asked
+                asked.answer.set_exception(error)
+            else:
+                asked.answer.set_result(done)
+                events += done
+        if events:
+            self._hand_over(Decision(items=tuple(events), decided_s=self._clock()))
 
     def _hand_over(self, decision: Decision) -> None:
         while self._patient and len(self._inbox) >= INBOX_LIMIT and not self._stop.is_set():
@@ -278,15 +397,43 @@ class Reader:
             self._loop.call_soon_threadsafe(function)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Something to be done on the reader's thread, and what came of it."""
+
+    work: Callable[[Detector], list[AlertEvent]]
+    answer: concurrent.futures.Future[list[AlertEvent]] = field(
+        default_factory=concurrent.futures.Future
+    )
+
+
+def _from(chunk: Chunk, start: int, stop: int) -> Chunk:
+    if start == 0 and stop >= len(chunk.samples):
+        return chunk
+    return replace(chunk, samples=chunk.samples[start:stop], first_index=chunk.first_index + start)
+
+
+Revive = Callable[[Exception], Awaitable[Reader]]
+
+
+async def _give_up(failure: Exception) -> Reader:
+    raise failure
+
+
 class Pipeline:
     """Turns what a reader decides into what subscribers receive.
 
     Args:
         reader: Entered already.
+        revive: Given what a reader failed of, returns another one on the same stream, or raises
+            what ends it all.
         builder: Makes the messages.
         sink: Receives them.
         clock: The source's clock, seconds.
         on_calibrated: Told of gains that were measured, on a thread, where it may write.
+        on_watch: Called four times a second with the state of health.
+        count: More counters for the state of health.
+        wall: The wall clock, Unix time; that somebody sets it is reported.
     """
 
     def __init__(
@@ -296,9 +443,23 @@ class Pipeline:
         builder: MessageBuilder,
         sink: Sink,
         clock: Callable[[], float],
+        revive: Revive = _give_up,
         on_calibrated: Callable[[Calibrated], None] = lambda _calibrated: None,
+        on_watch: Callable[[Health], None] = lambda _health: None,
+        count: Callable[[], Mapping[str, int]] = dict,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._reader = reader
+        self._revive = revive
+        self._ladder = Ladder()
+        self._on_watch = on_watch
+        self._count = count
+        self._wall = _WallWatch(wall, clock)
+        self._muted_until: datetime | None = None
+        self._n_restarts = 0
+        self._restart_reason = ""
+        self._last_words: StreamClassifierError | None = None
+        self._n_shed_before = 0  # by readers that failed
         self._builder = builder
         self._sink = sink
         self._clock = clock
@@ -311,6 +472,34 @@ class Pipeline:
         self._is_stale = False
         self._quality: Quality | None = None
         self._quality_due_s = -math.inf
+        self._latency_ms: tuple[float | None, float | None, int] = (None, None, 0)
+        self._latency_due_s = -math.inf
+
+    @property
+    def reader(self) -> Reader:
+        """The one at work."""
+        return self._reader
+
+    @property
+    def standing(self) -> AlertEvent | None:
+        """Latest step of the alert that stands, for a detector to go on with."""
+        return None if self._event is None or _is_settled(self._event) else self._event
+
+    async def acknowledge(self, alert_id: str) -> bool:
+        """A person has seen an alert.
+
+        Returns:
+            Whether it was news; False if it was acknowledged before.
+
+        Raises:
+            LookupError: If there is no such alert.
+        """
+        return bool(await self._reader.ask(lambda detector: detector.acknowledge(alert_id)))
+
+    def mute(self, until: datetime | None) -> None:
+        """Ask for quiet until then; a new alert, or None, ends it. Hides nothing."""
+        self._muted_until = until
+        self._publish_state()
 
     async def run(self) -> None:
         """Work until the source ends, or for ever.
@@ -319,15 +508,19 @@ class Pipeline:
 
         Raises:
             StreamClassifierError: Whatever ended the source, the detector or the outbox.
+            ReaderStuckError: If the reader hangs.
         """
         self._publish_state()
         work = asyncio.create_task(self._work(), name="decisions")
-        watch = asyncio.create_task(self._watch_signal(), name="signal watch")
+        watch = asyncio.create_task(self._watch(), name="watch")
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
             for task in (work, watch):
                 if task.done():
                     task.result()
+        except StreamClassifierError as error:
+            self._last_words = error
+            raise
         finally:
             work.cancel()
             watch.cancel()
@@ -335,10 +528,29 @@ class Pipeline:
             await self._reader.stop()
             for decision in self._reader.left():
                 await self._take(decision)
+            self._say_goodbye()
 
     async def _work(self) -> None:
-        async for decision in self._reader.decisions():
-            await self._take(decision)
+        while True:
+            async for decision in self._reader.decisions():
+                await self._take(decision)
+            failure = self._reader.failure
+            if failure is None:
+                return
+            if not isinstance(failure, Exception) or isinstance(failure, StreamClassifierError):
+                raise failure
+            LOG.error("the reader failed", exc_info=failure)
+            self._n_restarts += 1
+            self._restart_reason = f"{type(failure).__name__}: {failure}"
+            n_shed = self._reader.detector.n_windows_shed
+            self._prediction = None
+            self._reader = await self._revive(failure)
+            self._n_shed_before += n_shed
+
+    def _say_goodbye(self) -> None:
+        """Leave no state of health behind that looks as if somebody still looked."""
+        stopped = stopped_health(self._clock(), why=self._last_words)
+        self._sink.health(self._builder.health(stopped, counters=self._counted()))
 
     async def _take(self, decision: Decision) -> None:
         decided = self._builder.clock.utc(decision.decided_s)
@@ -357,7 +569,8 @@ class Pipeline:
 
     def _take_prediction(self, item: Prediction, decided_s: float, decided: datetime) -> None:
         latency_s = decided_s - item.at_s
-        stale_s = STALE_AFTER_S + self._reader.detector.delay_s
+        # What the resampler needs behind a sample is no age.
+        stale_s = OLD_AFTER_S + self._reader.detector.delay_s
         self._is_stale = latency_s > stale_s
         self._prediction = None if self._is_stale else item
         self._decided = decided
@@ -380,7 +593,9 @@ class Pipeline:
 
     async def _take_event(self, event: AlertEvent, decided: datetime) -> None:
         self._event = event
-        self.counters.alerts += event.seq == 0
+        if event.seq == 0:
+            self.counters.alerts += 1
+            self._muted_until = None
         state = self._prediction.state if self._prediction else None
         await self._sink.event(
             self._builder.event(
@@ -397,20 +612,94 @@ class Pipeline:
             ", ".join(map(printable, event.channels)),
         )
 
-    async def _watch_signal(self) -> None:
-        """Notice that samples stopped: LSL says nothing when they do."""
+    async def _watch(self) -> None:
+        """Notice what nobody says: that samples stopped, that a thread hangs, that clocks jump."""
         while True:
+            self.look()
             await asyncio.sleep(WATCH_EVERY_S)
-            silent = self._clock() - self._reader.last_sample_s > NO_SIGNAL_AFTER_S
-            if silent and self.signal != "none":
-                LOG.warning("no signal: no sample for %g s", NO_SIGNAL_AFTER_S)
-                self.signal = "none"
-                self._prediction = None
-                self._publish_state()
-            elif not silent and not self._is_stale and self.signal == "none":
-                LOG.info("samples are back")
-                self.signal = "starting"
-                self._publish_state()
+            if self._reader.silent_for_s > STUCK_AFTER_S:
+                raise ReaderStuckError(silent_s=STUCK_AFTER_S)
+
+    def look(self) -> Health:
+        """Judge the ladder, and publish what is news."""
+        self._watch_signal()
+        if self._muted_until is not None and datetime.now(UTC) >= self._muted_until:
+            self.mute(None)
+        self._wall.look()
+        health = self._health()
+        self._sink.health(self._builder.health(health, counters=self._counted()))
+        self._on_watch(health)
+        return health
+
+    def _watch_signal(self) -> None:
+        """Notice that samples stopped: LSL says nothing when they do."""
+        silent = self._clock() - self._reader.last_sample_s > SILENT_AFTER_S
+        if silent and self.signal != "none":
+            LOG.warning("no signal: no sample for %g s", SILENT_AFTER_S)
+            self.signal = "none"
+            self._prediction = None
+            self._publish_state()
+        elif not silent and not self._is_stale and self.signal == "none":
+            LOG.info("samples are back")
+            self.signal = "starting"
+            self._publish_state()
+
+    def _health(self) -> Health:
+        detector, sink = self._reader.detector, self._sink.condition
+        health = self._ladder.look(
+            Facts(
+                now_s=self._clock(),
+                source=self._reader.health,
+                last_sample_s=self._reader.last_sample_s,
+                nominal_hz=detector.spec.rate_hz,
+                is_old=self._is_stale,
+                has_decided=self._prediction is not None,
+                calibrating=detector.calibrating,
+                channels=detector.verdicts,
+                engine=detector.engine.name,
+                engine_fault=detector.engine.fault,
+                behind_s=self._reader.behind_s,
+                n_shed=self._n_shed_before + detector.n_windows_shed,
+                n_restarts=self._n_restarts,
+                restart_reason=self._restart_reason,
+                outbox_fault=sink.outbox_fault,
+                n_dropped=sink.counters.get("dropped", 0),
+                broker_fault=sink.broker_fault,
+                has_broker=sink.publishes,
+            )
+        )
+        p50_ms, p99_ms, n = self._latency()
+        return replace(health, latency_p50_ms=p50_ms, latency_p99_ms=p99_ms, n_latency=n)
+
+    def _latency(self) -> tuple[float | None, float | None, int]:
+        """Return the decision latency, looked at anew every few seconds: sorting is not free."""
+        now_s = self._clock()
+        if not self._latency_due_s - LATENCY_EVERY_S <= now_s < self._latency_due_s:
+            self._latency_due_s = now_s + LATENCY_EVERY_S
+            latest = sorted(self.counters.latency_s)
+            n = len(latest)
+            if n:
+                p50, p99 = (max(0.0, latest[int(share * (n - 1))]) for share in (0.5, 0.99))
+                self._latency_ms = (round(p50 * 1e3, 2), round(p99 * 1e3, 2), n)
+        return self._latency_ms
+
+    def _counted(self) -> dict[str, int]:
+        detector, source = self._reader.detector, self._reader.health
+        return {
+            "samples": source.samples,
+            "gaps": source.gaps,
+            "missing_samples": source.missing_samples,
+            "duplicates": source.duplicates,
+            "reconnects": source.reconnects,
+            "windows": detector.n_windows,
+            "windows_refused": detector.n_windows_refused,
+            "windows_shed": self._n_shed_before + detector.n_windows_shed,
+            "alerts": self.counters.alerts,
+            "reader_restarts": self._n_restarts,
+            "clock_steps": self._wall.n_steps,
+            **self._count(),
+            **self._sink.condition.counters,
+        }
 
     def _publish_state(self) -> None:
         at_s = self._clock() if self._prediction is None else self._prediction.at_s
@@ -422,8 +711,36 @@ class Pipeline:
                 signal=self.signal,
                 decided=self._decided,
                 quality=None if self._prediction is None else self._quality,
+                muted_until=self._muted_until,
             )
         )
+
+
+class _WallWatch:
+    """Notices that somebody set the wall clock: it moves no alert, but people should know."""
+
+    def __init__(self, wall: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._wall = wall
+        self._steady = clock
+        self._ahead_s: float | None = None
+        self.n_steps = 0
+
+    def look(self) -> None:
+        ahead_s = self._wall() - self._steady()
+        if self._ahead_s is not None and abs(ahead_s - self._ahead_s) > WALL_STEP_S:
+            self.n_steps += 1
+            LOG.warning(
+                "the wall clock was set by %+.1f s; alerts go on with the time as it was at the "
+                "start. Try: a restart, to take the new time over",
+                ahead_s - self._ahead_s,
+            )
+        self._ahead_s = ahead_s
+
+
+def _is_settled(event: AlertEvent) -> bool:
+    """Whether an alert is over and stands for nobody."""
+    is_over = event.over or event.type in (EventType.ENDED, EventType.RETRACTED)
+    return is_over and not event.on
 
 
 def _signal_of(prediction: Prediction, before: Signal) -> Signal:

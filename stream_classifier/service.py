@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import platform
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,18 +20,34 @@ import platformdirs
 
 from stream_classifier import __version__
 from stream_classifier.bundle import Bundle, default_bundle, load_bundle
-from stream_classifier.config import AlarmSettings, MqttSettings, Settings, SourceSettings
+from stream_classifier.config import (
+    AlarmSettings,
+    ModelSettings,
+    MqttSettings,
+    Settings,
+    SourceSettings,
+)
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines import make_engine
-from stream_classifier.errors import ConfigError, RecordingUnusableError, printable
+from stream_classifier.errors import (
+    ConfigError,
+    ReaderFailedError,
+    RecordingUnusableError,
+    StreamChangedError,
+    printable,
+)
 from stream_classifier.gain_store import GainStore
+from stream_classifier.health import Health
 from stream_classifier.pipeline import Pipeline, Reader, Sink
-from stream_classifier.signals import Calibrated, StreamSpec
+from stream_classifier.signals import AlertEvent, Calibrated, Engine, StreamSpec
+from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
+from stream_classifier.sinks.commands import CommandDesk
 from stream_classifier.sinks.connection import probe
 from stream_classifier.sinks.console import ConsoleSink
 from stream_classifier.sinks.messages import (
     EventMessage,
+    InfoMessage,
     MessageBuilder,
     ModelRef,
     WallClock,
@@ -41,6 +59,7 @@ from stream_classifier.sinks.topics import Topics, stream_level
 from stream_classifier.sources.lsl import LslSource, lsl_clock
 from stream_classifier.sources.recording import RecordingSource, open_recording
 from stream_classifier.sources.recordings.material import Ask
+from stream_classifier.watchdog import LoopWatchdog, ServiceManager
 
 LOG = logging.getLogger(__name__)
 
@@ -48,6 +67,13 @@ DELIVER_WITHIN_S = 5.0
 """At the end of a recording: how long to wait for a broker that takes nothing of what is left."""
 
 LOOK_EVERY_S = 0.05
+
+REVIVE_FIRST_S = 0.25
+REVIVE_CAP_S = 5.0
+STABLE_S = 60.0
+MOST_FAILURES = 5
+"""A reader that fails is started again after so long; so often in a row, each time before it held
+for a minute, and the process ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +99,7 @@ async def serve(
     on_attached: Callable[[Attached], None],
     on_ended: Callable[[dict[str, Any]], None],
     on_event: Callable[[EventMessage, WallClock], None] = lambda _event, _clock: None,
+    on_health: Callable[[Health], None] = lambda _health: None,
     seconds: float | None = None,
 ) -> None:
     """Run one stream's pipeline until it is cancelled, or its recording ends.
@@ -86,108 +113,265 @@ async def serve(
         on_ended: Told what happened, counts and latencies, however it ended.
         on_event: Told each step of an alert where nothing is published, and what brings its times
             to seconds of the source's clock.
+        on_health: Told of the ladder whenever a rung changes.
         seconds: Stop by itself this long after attaching; None runs on.
 
     Raises:
         StreamClassifierError: Whatever a person must mend; see the error tree.
     """
-    publishes = _publishes(settings)
-    bundle = load_bundle(_bundle_name(settings))
-    engine = make_engine(
-        bundle,
-        name=settings.model.engine,
-        device=settings.model.device,
-        hop_samples=settings.model.hop_samples,
-        precision=settings.model.precision,
-    )
-    if settings.model.engine == "torch" and settings.model.device == "cpu":
-        import torch  # noqa: PLC0415 - optional extra
-
-        torch.set_num_threads(1)  # for steps this small, threads wait for each other
-    LOG.info("model %s %s, engine %s", bundle.name, bundle.digest[:12], engine.name)
-    detection = detector_settings(bundle, settings.alarm, mains_hz=settings.source.mains_hz)
-    stop = threading.Event()
-    source = await _source(settings.source, stop)
-    is_recording = isinstance(source, RecordingSource)
-    source_clock = source.clock if isinstance(source, RecordingSource) else lsl_clock
-    clock = WallClock.set_now(source_clock())
-
-    def make_detector(spec: StreamSpec) -> Detector:
-        topics, outbox_file = _places(settings, spec)
-        left = None if is_recording else read_latest(outbox_file, topics.event)
-        return Detector(
-            bundle=bundle,
-            spec=spec,
-            engine=engine,
-            settings=detection if is_recording else with_known_gains(detection, bundle, spec),
-            standing=None if left is None else standing_alert(left, clock=clock),
-        )
-
-    def keep_gains(calibrated: Calibrated) -> None:
-        LOG.info("gains measured: %s", gain_words(reader.detector.spec.labels, calibrated.gains))
-        if bundle.gain is not None and not is_recording:
-            GainStore(reader.detector.spec).save(calibrated.gains, bundle.gain)
-
+    manager = ServiceManager()
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(manager.stopping)
         broker = None
-        if publishes:
+        if _publishes(settings):
             broker = await stack.enter_async_context(_broker(settings.mqtt))
             await probe(broker)
-        reader = Reader(source, make_detector, clock=source_clock, stop=stop, patient=is_recording)
-        await stack.enter_async_context(reader)
-        if isinstance(source, RecordingSource):
-            clock = _from_the_start(source)
-        topics, outbox_file = _places(settings, reader.detector.spec)
-        spec = replace(reader.detector.spec, name=topics.stream)
-        builder = MessageBuilder(
-            spec=spec,
-            model=ModelRef(
-                name=bundle.name,
-                sha256=bundle.digest,
-                raise_threshold=detection.rule.raise_threshold,
-                clear_threshold=detection.rule.clear_threshold,
-            ),
-            clock=clock,
-        )
-        sink: Sink = ConsoleSink(lambda event: on_event(event, clock))
+        station = await _Station.make(settings)
+        reader = await stack.enter_async_context(station.first_reader())
+        builder = station.message_builder(reader)
+        sink: Sink = ConsoleSink(lambda event: on_event(event, builder.clock))
         if broker is not None:
             outbox = await stack.enter_async_context(
                 Outbox(
-                    path=outbox_file,
+                    path=station.outbox_file,
                     max_age_s=settings.outbox.max_age_h * 3600,
                     max_rows=settings.outbox.max_rows,
                 )
             )
-            info = builder.info(
-                at=datetime.now(UTC),
-                topics=topics.by_name(),
-                versions=_versions(),
-                card=_card(bundle),
+            # What carries commands out is made further down.
+            desk = CommandDesk(
+                acknowledge=lambda alert_id: pipeline.acknowledge(alert_id),  # noqa: PLW0108
+                mute=lambda until: pipeline.mute(until),  # noqa: PLW0108
+                spend=lambda nonce, until: outbox.spend(nonce, until=until),
+                answer=lambda command, payload: mqtt.answer(command, payload),  # noqa: PLW0108
             )
-            sink = await stack.enter_async_context(
-                MqttSink(settings=broker, outbox=outbox, topics=topics, info=info)
+            await stack.enter_async_context(_working(desk))
+            sink = mqtt = await stack.enter_async_context(
+                MqttSink(
+                    settings=broker,
+                    outbox=outbox,
+                    topics=station.topics,
+                    info=station.info(builder),
+                    on_command=desk.take if settings.mqtt.commands else None,
+                )
             )
-        on_attached(
-            Attached(
-                spec=reader.detector.spec,
-                broker=broker,
-                topics=topics,
-                bundle=bundle,
+        watchdog = stack.enter_context(LoopWatchdog())
+
+        async def revive(failure: Exception) -> Reader:
+            return await stack.enter_async_context(
+                await station.next_reader(failure, standing=pipeline.standing)
             )
-        )
+
         pipeline = Pipeline(
             reader=reader,
             builder=builder,
             sink=sink,
-            clock=source_clock,
-            on_calibrated=keep_gains,
+            clock=station.clock,
+            revive=revive,
+            on_calibrated=station.keep_gains,
+            on_watch=_Teller(manager, on_health),
+            count=lambda: {"loop_stalls": watchdog.n_stalls},
         )
-        stack.callback(lambda: on_ended(_summary(pipeline, reader, source)))
+        on_attached(
+            Attached(spec=station.spec, broker=broker, topics=station.topics, bundle=station.bundle)
+        )
+        manager.ready(f"attached to {printable(station.spec.name)}")
+        stack.callback(lambda: on_ended(_summary(pipeline)))
         await _run(pipeline, seconds)
-        if isinstance(source, RecordingSource) and source.ended:
+        if isinstance(station.source, RecordingSource) and station.source.ended:
             if isinstance(sink, MqttSink):
                 await _delivered(sink)
-            _refuse_unusable(source, reader.detector)
+            _refuse_unusable(station.source, reader.detector)
+
+
+class _Station:
+    """One stream, what reads it and what decides: made once, with a reader for each failure.
+
+    Attributes:
+        settings: Everything.
+        bundle: What decides.
+        source: The stream or recording, as it was first opened.
+        clock: The source's.
+        spec: The stream; known once the first reader has attached, as are the next two.
+        topics: Its topics.
+        outbox_file: Where its events are kept.
+    """
+
+    spec: StreamSpec
+    topics: Topics
+    outbox_file: Path
+
+    def __init__(
+        self,
+        settings: Settings,
+        bundle: Bundle,
+        source: LslSource | RecordingSource,
+        stop: threading.Event,
+    ) -> None:
+        self.settings = settings
+        self.bundle = bundle
+        self.source = source
+        self._stop = stop
+        self.is_recording = isinstance(source, RecordingSource)
+        self.clock = source.clock if isinstance(source, RecordingSource) else lsl_clock
+        self._detection = detector_settings(
+            bundle, settings.alarm, mains_hz=settings.source.mains_hz
+        )
+        self._engine = _engine(bundle, settings.model)
+        self._wall = WallClock.set_now(self.clock())
+        self._backoff = Backoff(first_s=REVIVE_FIRST_S, cap_s=REVIVE_CAP_S, stable_s=STABLE_S)
+        self._n_failures = 0
+        self._began_s = time.monotonic()
+
+    @classmethod
+    async def make(cls, settings: Settings) -> _Station:
+        """Load the bundle, make the engine, and look at a recording: what can be refused is."""
+        bundle = load_bundle(_bundle_name(settings))
+        stop = threading.Event()
+        station = cls(settings, bundle, await _source(settings.source, stop), stop)
+        LOG.info("model %s %s, engine %s", bundle.name, bundle.digest[:12], station._engine.name)
+        return station
+
+    def first_reader(self) -> Reader:
+        """Return what attaches to the stream."""
+        return Reader(
+            self.source,
+            self._first_detector,
+            clock=self.clock,
+            stop=self._stop,
+            patient=self.is_recording,
+        )
+
+    async def next_reader(self, failure: Exception, *, standing: AlertEvent | None) -> Reader:
+        """Return what attaches to the same stream again, after a while.
+
+        Args:
+            failure: What the reader before ended of.
+            standing: Latest step of the alert that stands.
+
+        Raises:
+            ReaderFailedError: If it failed too often, or plays a recording, which fails again.
+        """
+        lasted_s = time.monotonic() - self._began_s
+        self._n_failures = 1 if lasted_s >= STABLE_S else self._n_failures + 1
+        if self.is_recording or self._n_failures > MOST_FAILURES:
+            reason = f"{type(failure).__name__}: {failure}"
+            raise ReaderFailedError(n_times=self._n_failures, reason=reason) from failure
+        await asyncio.sleep(self._backoff.next_s(lasted_s=lasted_s))
+        self._began_s = time.monotonic()
+        self._engine = _engine(self.bundle, self.settings.model)
+
+        def detector(found: StreamSpec) -> Detector:
+            if replace(found, name=self.spec.name) != self.spec:
+                raise StreamChangedError(self.spec.name, before=str(self.spec), now=str(found))
+            return self._detector(found, standing)
+
+        source = await _source(_the_same(self.settings.source, self.spec), self._stop)
+        return Reader(source, detector, clock=self.clock, stop=self._stop)
+
+    def message_builder(self, reader: Reader) -> MessageBuilder:
+        """Return what words the results; called once the first reader has attached."""
+        clock = self._wall
+        if isinstance(self.source, RecordingSource):
+            clock = _from_the_start(self.source)
+        return MessageBuilder(
+            spec=replace(reader.detector.spec, name=self.topics.stream),
+            model=ModelRef(
+                name=self.bundle.name,
+                sha256=self.bundle.digest,
+                raise_threshold=self._detection.rule.raise_threshold,
+                clear_threshold=self._detection.rule.clear_threshold,
+            ),
+            clock=clock,
+        )
+
+    def info(self, builder: MessageBuilder) -> InfoMessage:
+        """Say what the classifier is."""
+        return builder.info(
+            at=datetime.now(UTC),
+            topics=self.topics.by_name(),
+            versions=_versions(),
+            card=_card(self.bundle),
+        )
+
+    def keep_gains(self, calibrated: Calibrated) -> None:
+        """Keep gains for the next start, of a living stream. Blocks."""
+        LOG.info("gains measured: %s", gain_words(self.spec.labels, calibrated.gains))
+        if self.bundle.gain is not None and not self.is_recording:
+            GainStore(self.spec).save(calibrated.gains, self.bundle.gain)
+
+    def _first_detector(self, spec: StreamSpec) -> Detector:
+        self.spec = spec
+        self.topics, self.outbox_file = _places(self.settings, spec)
+        left = None if self.is_recording else read_latest(self.outbox_file, self.topics.event)
+        standing = None if left is None else standing_alert(left, clock=self._wall)
+        return self._detector(spec, standing)
+
+    def _detector(self, spec: StreamSpec, standing: AlertEvent | None) -> Detector:
+        settings = self._detection
+        if not self.is_recording:
+            settings = with_known_gains(settings, self.bundle, spec)
+        return Detector(
+            bundle=self.bundle,
+            spec=spec,
+            engine=self._engine,
+            settings=settings,
+            standing=standing,
+        )
+
+
+class _Teller:
+    """Tells the service manager, and whoever else asks, how things stand."""
+
+    def __init__(self, manager: ServiceManager, on_health: Callable[[Health], None]) -> None:
+        self._manager = manager
+        self._on_health = on_health
+        self._gist: object = None
+        self._alive_due_s = -math.inf
+
+    def __call__(self, health: Health) -> None:
+        every_s = self._manager.alive_every_s
+        if every_s is not None and time.monotonic() >= self._alive_due_s:
+            self._alive_due_s = time.monotonic() + every_s
+            self._manager.alive()
+        if health.gist == self._gist:
+            return
+        self._gist = health.gist
+        broken = [step for step in health.steps if step.reason]
+        said = "; ".join(f"{step.rung} {step.condition}: {step.reason}" for step in broken)
+        self._manager.status(printable(f"{health.condition}{': ' if said else ''}{said}"))
+        self._on_health(health)
+
+
+@contextlib.asynccontextmanager
+async def _working(desk: CommandDesk) -> AsyncIterator[None]:
+    task = asyncio.create_task(desk.work(), name="commands")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _engine(bundle: Bundle, model: ModelSettings) -> Engine:
+    engine = make_engine(
+        bundle,
+        name=model.engine,
+        device=model.device,
+        hop_samples=model.hop_samples,
+        precision=model.precision,
+    )
+    if model.engine == "torch" and model.device == "cpu":
+        import torch  # noqa: PLC0415 - optional extra
+
+        torch.set_num_threads(1)  # for steps this small, threads wait for each other
+    return engine
+
+
+def _the_same(source: SourceSettings, spec: StreamSpec) -> SourceSettings:
+    """Return settings that find the stream again that was attached to, however long it takes."""
+    identity = {"source_id": spec.source_id} if spec.source_id else {"name": spec.name}
+    return source.model_copy(update={**identity, "wait_s": math.inf})
 
 
 def _publishes(settings: Settings) -> bool:
@@ -277,12 +461,13 @@ def detector_settings(
     Raises:
         ConfigError: If the thresholds that result make no sense together.
     """
-    overrides = alarm.model_dump(exclude_none=True)
+    overrides = alarm.model_dump(exclude_none=True, exclude={"latched", "remind_every_s"})
+    remind_every_s = alarm.remind_every_s if alarm.latched else None
     try:
         rule = replace(bundle.alarm, **overrides)
     except ValueError as error:
         raise ConfigError(f"[alarm], with what the bundle says of the rest: {error}") from error
-    return DetectorSettings(rule=rule, mains_hz=mains_hz)
+    return DetectorSettings(rule=rule, mains_hz=mains_hz, remind_every_s=remind_every_s)
 
 
 def with_known_gains(
@@ -328,7 +513,7 @@ def _places(settings: Settings, spec: StreamSpec) -> tuple[Topics, Path]:
 @contextlib.asynccontextmanager
 async def _broker(mqtt: MqttSettings) -> AsyncIterator[BrokerSettings]:
     """Yield how to reach the broker; with ``embedded``, one that lives as long as this."""
-    rest = mqtt.model_dump(exclude={"broker", "stream"})
+    rest = mqtt.transport()
     if mqtt.broker != "embedded":
         yield broker_settings(mqtt.broker, **rest)
         return
@@ -360,9 +545,9 @@ def _card(bundle: Bundle) -> dict[str, str | int | float | bool | None]:
     }
 
 
-def _summary(
-    pipeline: Pipeline, reader: Reader, source: LslSource | RecordingSource
-) -> dict[str, Any]:
+def _summary(pipeline: Pipeline) -> dict[str, Any]:
+    reader = pipeline.reader
+    health = reader.health
     latency_ms = np.array(pipeline.counters.latency_s) * 1e3
     return {
         "windows": reader.detector.n_windows,
@@ -370,28 +555,13 @@ def _summary(
         "windows_calibrating": reader.detector.n_windows_calibrating,
         "alerts": pipeline.counters.alerts,
         "shed": reader.shed,
-        **_received(source),
+        "samples": health.samples,
+        "gaps": health.gaps,
+        "missing_samples": health.missing_samples,
+        "reconnects": health.reconnects,
         "decision_latency_ms": {
             "p50": round(float(np.percentile(latency_ms, 50)), 2) if latency_ms.size else None,
             "p99": round(float(np.percentile(latency_ms, 99)), 2) if latency_ms.size else None,
             "n": int(latency_ms.size),
         },
-    }
-
-
-def _received(source: LslSource | RecordingSource) -> dict[str, int]:
-    if isinstance(source, RecordingSource):
-        n_samples, n_gaps, n_missing, n_reconnects = (
-            source.n_samples, source.n_gaps, source.n_missing, 0,
-        )  # fmt: skip
-    else:
-        health = source.health
-        n_samples, n_gaps, n_missing, n_reconnects = (
-            health.samples, health.gaps, health.missing_samples, health.reconnects,
-        )  # fmt: skip
-    return {
-        "samples": n_samples,
-        "gaps": n_gaps,
-        "missing_samples": n_missing,
-        "reconnects": n_reconnects,
     }

@@ -94,6 +94,21 @@ class ChannelState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelVerdict:
+    """Whether the newest window of one channel could be classified, and why not.
+
+    Attributes:
+        label: Of the channel.
+        state: ``poor``: no decision is made on it.
+        reasons: One word each, the weightiest first; none where it is good.
+    """
+
+    label: str
+    state: ChannelState
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChannelQuality:
     """What the newest window of one channel is worth, and why.
 
@@ -191,6 +206,9 @@ class AlertEvent:
         p: Smoothed p(seizure) at this step.
         p_max: Highest so far.
         channels: Labels of the channels that were above the raise threshold.
+        latched: Whether it stands until a person acknowledges it.
+        acknowledged: Whether a person has.
+        over: Whether it had ended by this step.
     """
 
     type: EventType
@@ -203,11 +221,60 @@ class AlertEvent:
     p: float
     p_max: float
     channels: tuple[str, ...]
+    latched: bool = False
+    acknowledged: bool = False
+    over: bool = False
 
     @property
     def on(self) -> bool:
-        """Whether the seizure is held to be going on after this step."""
-        return self.off_s is None
+        """Whether it stands after this step: the seizure goes on, or nobody has seen it yet."""
+        if self.type is EventType.RETRACTED:
+            return False
+        if self.latched and not self.acknowledged:
+            return True
+        return self.off_s is None and not self.over and self.type is not EventType.ENDED
+
+
+class SourceState(StrEnum):
+    """How a source stands."""
+
+    LOOKING = "looking"
+    """Not found yet."""
+    ATTACHED = "attached"
+    """Samples arrive."""
+    NO_DATA = "no_data"
+    """Connected, but no sample for a while."""
+    LOST = "lost"
+    """The device went away; it is being looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHealth:
+    """How a source is doing, at one moment.
+
+    Attributes:
+        state: See ``SourceState``.
+        detail: What it waits for, for a person; "" while samples arrive.
+        last_received_s: When the newest sample arrived, on ``lsl_clock()``; None before.
+        lag_s: How old that sample was when it arrived, by its own stamp.
+        measured_hz: True rate; None in the first 5 s.
+        samples: Samples handed on.
+        gaps: Holes in their indices.
+        missing_samples: Indices in those holes.
+        duplicates: Samples dropped because they were there already.
+        reconnects: Times a device was attached to again.
+    """
+
+    state: SourceState
+    detail: str = ""
+    last_received_s: float | None = None
+    lag_s: float | None = None
+    measured_hz: float | None = None
+    samples: int = 0
+    gaps: int = 0
+    missing_samples: int = 0
+    duplicates: int = 0
+    reconnects: int = 0
 
 
 class Source(Protocol):
@@ -218,6 +285,11 @@ class Source(Protocol):
     A source that loses its device keeps looking for it and goes on with a gap; it ends
     only when the material ends (a recording), and raises only for what a person must mend.
     """
+
+    @property
+    def health(self) -> SourceHealth:
+        """How it is doing now. May be read from any thread."""
+        ...
 
     def open(self) -> StreamSpec:
         """Attach, and say what is there."""
@@ -241,10 +313,12 @@ class Engine(Protocol):
     Attributes:
         name: Which engine it is, and where it runs, for people: ``native (AVX-512)``.
         hop_samples: Samples from one window to the next.
+        fault: What it lost and does without, such as its GPU, for people; None if nothing.
     """
 
     name: str
     hop_samples: int
+    fault: str | None
 
     def open(self, n_channels: int) -> int:
         """Add a stream; its first window ends at its 120th sample. Returns its handle."""

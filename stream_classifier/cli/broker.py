@@ -53,4 +53,4 @@ def resolve_broker(
             "broker: the embedded one lives inside another command, on a port that it names. "
             "Try: --broker with the address that command printed"
         )
-    return broker_settings(mqtt.broker, **mqtt.model_dump(exclude={"broker", "stream"}))
+    return broker_settings(mqtt.broker, **mqtt.transport())

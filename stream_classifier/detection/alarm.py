@@ -7,6 +7,9 @@ ok  ------------------> watch --------------------------> alert: on
 |                                                           v  | for persistence
 +------------------------------------------------------ alert: off
       p stayed < clear for the refractory time: ended
+
+A latched alert stands, on or over, until a person acknowledges it; it is called to mind again and
+again, and after half a day it lets go by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ from stream_classifier.signals import AlertEvent, EventType, State
 UPDATE_EVERY_S = 5.0
 """An alert that goes on is reported again at most this often."""
 
+LATCHED_AT_MOST_S = 43_200.0
+"""A latched alert that nobody acknowledged lets go this long after it was raised."""
+
 
 @dataclass(slots=True)
 class _Alert:
@@ -32,6 +38,11 @@ class _Alert:
     reported_s: float
     off_s: float | None = None  # since when it is off
     low_since_s: float | None = None  # since when p has been below the clear threshold
+    latched: bool = False
+    acknowledged: bool = False
+    p: float = 0.0  # the latest
+    at_s: float = 0.0  # of the latest step
+    reminded_s: float = 0.0  # when it was last called to mind, or raised
 
 
 class Alarm:
@@ -46,20 +57,32 @@ class Alarm:
         hop_s: Seconds from one window to the next.
         identity: What makes alert ids unique to this stream and model.
         rate_hz: Onsets are rounded to this grid in ids.
+        remind_every_s: Alerts are latched, and called to mind this often until acknowledged;
+            None: not latched.
     """
 
-    def __init__(self, *, rule: AlarmSpec, hop_s: float, identity: str, rate_hz: float) -> None:
+    def __init__(
+        self,
+        *,
+        rule: AlarmSpec,
+        hop_s: float,
+        identity: str,
+        rate_hz: float,
+        remind_every_s: float | None = None,
+    ) -> None:
         self.rule = rule
+        self._remind_every_s = remind_every_s
         self._hop_s = hop_s
         self._identity = identity
         self._rate_hz = rate_hz
         self._onset: tuple[float, float] | None = None  # of the rise: its time, and its id's
         self._above_s = 0.0
         self._alert: _Alert | None = None
+        self._over: _Alert | None = None  # over, and latched; a newer alert takes its place
 
     def resume(self, event: AlertEvent) -> None:
         """Go on with an alert that an earlier process left standing; this is its latest step."""
-        self._alert = _Alert(
+        alert = _Alert(
             alert_id=event.alert_id,
             onset_s=event.onset_s,
             raised_s=event.raised_s,
@@ -69,7 +92,52 @@ class Alarm:
             reported_s=event.at_s,
             off_s=event.off_s,
             low_since_s=event.off_s,
+            latched=event.latched,
+            acknowledged=event.acknowledged,
+            p=event.p,
+            at_s=event.at_s,
+            reminded_s=event.at_s,
         )
+        if event.type is EventType.ENDED or event.over:
+            self._over = alert
+        else:
+            self._alert = alert
+
+    def acknowledge(self, alert_id: str) -> list[AlertEvent]:
+        """A person has seen an alert, on or over.
+
+        Returns:
+            The step it is; nothing if it was acknowledged before.
+
+        Raises:
+            LookupError: If there is no such alert.
+        """
+        for alert in (self._alert, self._over):
+            if alert is not None and alert.alert_id == alert_id:
+                if alert.acknowledged:
+                    return []
+                alert.acknowledged = True
+                return [self._event(EventType.ACKNOWLEDGED, alert, alert.at_s, alert.p)]
+        raise LookupError(alert_id)
+
+    def remind(self, now_s: float) -> list[AlertEvent]:
+        """Call a latched alert that nobody acknowledged to mind, where that is due.
+
+        Args:
+            now_s: On the source's clock, which goes on without samples.
+        """
+        alert = self._alert or self._over
+        if (
+            self._remind_every_s is None
+            or alert is None
+            or not alert.latched
+            or alert.acknowledged
+            or now_s - alert.reminded_s < self._remind_every_s
+        ):
+            return []
+        alert.reminded_s = now_s
+        alert.latched = now_s - alert.raised_s < LATCHED_AT_MOST_S
+        return [self._event(EventType.UPDATED, alert, alert.at_s, alert.p)]
 
     def state(self, p: float | None) -> State | None:
         """Say what a value means, given the alert that stands; None while nothing is known."""
@@ -132,7 +200,7 @@ class Alarm:
             or at_s - alert.low_since_s < self.rule.refractory_s - 1e-6
         ):
             return []
-        self._alert = None
+        self._alert, self._over = None, alert if alert.latched else None
         return [self._event(EventType.ENDED, alert, at_s, p)]
 
     def _raise(
@@ -148,7 +216,10 @@ class Alarm:
             p_max=p,
             channels=set(channels),
             reported_s=at_s,
+            latched=self._remind_every_s is not None,
+            reminded_s=at_s,
         )
+        self._over = None
         return self._event(EventType.RAISED, self._alert, at_s, p)
 
     def _go_on(
@@ -175,6 +246,7 @@ class Alarm:
         return self._event(EventType.UPDATED, alert, at_s, p)
 
     def _event(self, kind: EventType, alert: _Alert, at_s: float, p: float) -> AlertEvent:
+        alert.p, alert.at_s = p, at_s
         event = AlertEvent(
             type=kind,
             alert_id=alert.alert_id,
@@ -186,6 +258,9 @@ class Alarm:
             p=p,
             p_max=alert.p_max,
             channels=tuple(sorted(alert.channels)),
+            latched=alert.latched,
+            acknowledged=alert.acknowledged,
+            over=alert is not self._alert,
         )
         alert.seq += 1
         return event

@@ -23,6 +23,7 @@ from stream_classifier.signals import (
     AlertEvent,
     Calibrated,
     ChannelQuality,
+    ChannelVerdict,
     Chunk,
     Engine,
     Prediction,
@@ -50,12 +51,15 @@ class DetectorSettings:
         gains: Measured before, one a channel, None where a channel's is unknown; for a bundle with
             a gain. None: nothing is known.
         calibrate: Whether to measure the gains that are not known; else they are 1.
+        remind_every_s: Alerts are latched, and called to mind this often until acknowledged; None:
+            not latched.
     """
 
     rule: AlarmSpec
     mains_hz: float = 50.0
     gains: tuple[float | None, ...] | None = None
     calibrate: bool = True
+    remind_every_s: float | None = None
 
 
 class Detector:
@@ -97,6 +101,7 @@ class Detector:
         self.n_windows = 0
         self.n_windows_refused = 0  # windows in which no channel could be classified
         self.n_windows_calibrating = 0
+        self.n_windows_shed = 0  # left out for want of speed, those of the new start included
         self._rate_hz = rate_hz
         self._resampler = Resampler(in_hz=spec.rate_hz, out_hz=rate_hz, n_channels=n_channels)
         filters = [f for f in bundle.filters if f.mains_hz in (None, settings.mains_hz)]
@@ -116,7 +121,7 @@ class Detector:
         self._filtered = RingBuffer(capacity=capacity, n_channels=n_channels)
         self._scaler = FrozenScaler(mean_uv=bundle.scaler_mean_uv, std_uv=bundle.scaler_std_uv)
         self._grid = WindowGrid(window_samples=bundle.window_samples, hop_samples=hop_samples)
-        self._engine = engine
+        self.engine = engine
         self._handle = engine.open(n_channels)
         self._smoother = Smoother(
             smoothing_samples=round(settings.rule.smoothing_s * rate_hz), hop_samples=hop_samples
@@ -128,6 +133,7 @@ class Detector:
             hop_s=hop_samples / rate_hz,
             identity=f"{spec.source_id or spec.name}\n{bundle.digest}",
             rate_hz=rate_hz,
+            remind_every_s=settings.remind_every_s,
         )
         if standing is not None:
             self._alarm.resume(standing)
@@ -158,6 +164,11 @@ class Detector:
         return self._gate.latest(self.spec.labels, self.gains)
 
     @property
+    def verdicts(self) -> tuple[ChannelVerdict, ...]:
+        """Whether the newest window of each channel could be classified; costs next to nothing."""
+        return self._gate.verdicts(self.spec.labels)
+
+    @property
     def delay_s(self) -> float:
         """Signal time that must follow a sample before it can be classified."""
         return self._resampler.delay_s
@@ -172,13 +183,7 @@ class Detector:
             ShapeError: If the channels do not match the stream's.
             SignalError: If the chunk begins before the end of the one before.
         """
-        if chunk.samples.ndim != 2 or chunk.samples.shape[1] != self.spec.n_channels:
-            raise ShapeError(expected=f"(n, {self.spec.n_channels})", actual=chunk.samples.shape)
-        if self._next_index is not None and chunk.first_index < self._next_index:
-            raise SignalError(
-                f"samples go back in time: expected index {self._next_index} or later, "
-                f"found {chunk.first_index}"
-            )
+        self._check(chunk)
         if not len(chunk.samples):
             return []
         out: list[Decided] = []
@@ -192,13 +197,57 @@ class Detector:
         # A few samples cost nearly as much as many: those that decide nothing wait for the rest.
         return out if self._next_index < self._due else out + self._work()
 
+    def skip(self, chunk: Chunk) -> None:
+        """Take the next samples without classifying them, for want of speed.
+
+        Filters go on, so that they need not settle again. What was due up to the first window that
+        begins behind these samples is left out and counted in ``n_windows_shed``; for the alarm it
+        is a gap.
+
+        Raises:
+            ShapeError: As for ``feed``.
+            SignalError: As for ``feed``.
+        """
+        self._check(chunk)
+        waiting, self._waiting = self._waiting, []
+        for each in (*waiting, chunk):
+            if each is chunk and chunk.first_index != self._next_index:
+                self._restart(chunk.first_index)
+            for start in range(0, len(each.samples), self._max_batch):
+                raw = self._resampled(each.samples[start : start + self._max_batch])
+                self._raw.append(raw)
+                self._filtered.append(self._filters.feed(raw))
+        self._next_index = chunk.indices.stop
+        self._gains.restart()
+        self.n_windows_shed += self._grid.restart(self._raw.held.stop)
+        self.engine.reset(self._handle)
+        self._alarm.interrupt()
+        self._look_ahead()
+
+    def acknowledge(self, alert_id: str) -> list[AlertEvent]:
+        """A person has seen an alert; see ``Alarm.acknowledge``."""
+        return self._alarm.acknowledge(alert_id)
+
+    def remind(self, now_s: float) -> list[AlertEvent]:
+        """Call a latched alert to mind where that is due; see ``Alarm.remind``."""
+        return self._alarm.remind(now_s)
+
     def catch_up(self) -> None:
         """Let the engine do what it put off so as to decide sooner."""
-        self._engine.catch_up()
+        self.engine.catch_up()
 
     def close(self) -> None:
         """Give the engine's place back."""
-        self._engine.close(self._handle)
+        self.engine.close(self._handle)
+
+    def _check(self, chunk: Chunk) -> None:
+        if chunk.samples.ndim != 2 or chunk.samples.shape[1] != self.spec.n_channels:
+            raise ShapeError(expected=f"(n, {self.spec.n_channels})", actual=chunk.samples.shape)
+        if self._next_index is not None and chunk.first_index < self._next_index:
+            raise SignalError(
+                f"samples go back in time: expected index {self._next_index} or later, "
+                f"found {chunk.first_index}"
+            )
 
     def _restart(self, first_index: int) -> None:
         self._resampler.restart(first_index)
@@ -209,7 +258,7 @@ class Detector:
         self._raw.restart(first_index)
         self._filtered.restart(first_index)
         self._grid.restart(first_index)
-        self._engine.reset(self._handle)
+        self.engine.reset(self._handle)
         self._alarm.interrupt()
         self._look_ahead()
 
@@ -231,14 +280,17 @@ class Detector:
         return out
 
     def _take(self, chunk: Chunk, samples: NDArray[np.float32]) -> list[Decided]:
-        plausible = np.abs(samples) < MAX_UV
-        if not plausible.all():
-            samples = np.where(plausible, samples, np.float32(np.nan))
-        resampled = self._resampler.feed(samples)
+        resampled = self._resampled(samples)
         out: list[Decided] = []
         for piece in self._gains.split(resampled, self._raw.held.stop):
             out += self._classify(chunk, piece)
         return out
+
+    def _resampled(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        plausible = np.abs(samples) < MAX_UV
+        if not plausible.all():
+            samples = np.where(plausible, samples, np.float32(np.nan))
+        return self._resampler.feed(samples)
 
     def _classify(self, chunk: Chunk, raw: NDArray[np.float32]) -> list[Decided]:
         """Decide on the windows that end in samples of one gain."""
@@ -249,7 +301,7 @@ class Detector:
         finite = np.isfinite(filtered)
         known = filtered if finite.all() else np.where(finite, filtered, np.float32(0))
         scaled = self._scaler.scale(known * self._gains.values)
-        finished = self._engine.feed({self._handle: scaled})[self._handle]
+        finished = self.engine.feed({self._handle: scaled})[self._handle]
         out: list[Decided] = []
         usable: NDArray[np.bool_] = np.ones(self.spec.n_channels, dtype=np.bool_)
         if len(finished):

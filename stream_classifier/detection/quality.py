@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
 from stream_classifier.detection.measures import Basics, WindowMeter
-from stream_classifier.signals import ChannelQuality, ChannelState
+from stream_classifier.signals import ChannelQuality, ChannelState, ChannelVerdict
 
 RANGE_UV = 10_000.0
 """More than this peak to peak in one window: motion, a lost contact, or a wrong unit."""
@@ -185,6 +185,17 @@ class Gate:
         n = self._meter.window_samples
         self._newest = _Newest(raw[-n:], filtered[-n:], verdicts.poor[-1], verdicts.fair[-1])
         return verdicts
+
+    def verdicts(self, labels: Sequence[str]) -> tuple[ChannelVerdict, ...]:
+        """Say whether the newest window could be classified; nothing before the first one."""
+        newest = self._newest
+        if newest is None:
+            return ()
+        poor, fair = newest.poor.tolist(), newest.fair.tolist()
+        return tuple(
+            ChannelVerdict(label, _state(*masks), _words(masks[0]) or _words(masks[1]))
+            for label, *masks in zip(labels, poor, fair, strict=True)
+        )
 
     def latest(self, labels: Sequence[str], gains: Sequence[float]) -> tuple[ChannelQuality, ...]:
         """Say what the newest window was worth; nothing before the first one."""

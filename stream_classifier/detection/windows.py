@@ -33,9 +33,15 @@ class WindowGrid:
         """Absolute index of the sample after the next window."""
         return self._next_start + self.window_samples
 
-    def restart(self, first_index: int) -> None:
-        """Begin a new run at this absolute sample index."""
+    def restart(self, first_index: int) -> int:
+        """Begin a new run at this absolute sample index.
+
+        Returns:
+            How many windows the old run would have had until the new one's first is complete.
+        """
+        n_left_out = -(-(first_index - self._next_start) // self.hop_samples)
         self._next_start = first_index
+        return max(0, n_left_out)
 
     def take(self, n_windows: int) -> list[range]:
         """Return the absolute sample indices of the next windows, oldest first."""

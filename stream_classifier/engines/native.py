@@ -156,6 +156,7 @@ class NativeEngine:
                 f"threads of the native engine: expected 1 to {MAX_THREADS}, found {n_threads}"
             )
         self.hop_samples = hop_samples
+        self.fault: str | None = None
         self._bundle = bundle
         self._plan = Plan.of(bundle, hop_samples=hop_samples)
         self._n_classes = len(bundle.class_names)

@@ -60,6 +60,7 @@ class ReferenceEngine:
     def __init__(self, bundle: Bundle, *, hop_samples: int) -> None:
         net = bundle.network
         self.hop_samples = hop_samples
+        self.fault: str | None = None
         self._bundle = bundle
         self._net = net
         self._plan = Plan.of(bundle, hop_samples=hop_samples)

@@ -77,6 +77,7 @@ class TorchEngine:
                 "build of torch"
             )
         self.hop_samples = hop_samples
+        self.fault: str | None = None
         self._bundle = bundle
         self._plan = plan
         self._n_classes = len(bundle.class_names)
@@ -389,6 +390,7 @@ class TorchEngine:
         # Never freed: its destructors would speak to a device that is not there.
         self._lost, self._lanes, self._journal = self._lanes, lanes, None
         self.name = f"{_name(lanes.device)}, the GPU was lost"
+        self.fault = f"the GPU is lost ({_first_line(error)}); {self.name} goes on"
         self._overdue.clear()
         for stream in self._streams.values():
             stream.copy = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stream_classifier.health import SinkCondition
 from stream_classifier.sinks.messages import (
     AlertMessage,
     EventMessage,
+    HealthMessage,
     PredictionMessage,
     QualityMessage,
 )
@@ -34,3 +36,11 @@ class ConsoleSink:
 
     def quality(self, message: QualityMessage) -> None:
         """Say nothing: it is for looking at."""
+
+    def health(self, message: HealthMessage) -> None:
+        """Say nothing: the log names what is wrong."""
+
+    @property
+    def condition(self) -> SinkCondition:
+        """Nothing is published, so nothing can fail."""
+        return SinkCondition(publishes=False)

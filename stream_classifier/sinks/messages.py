@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from stream_classifier.errors import printable
+from stream_classifier.health import Condition, Health, Rung
 from stream_classifier.signals import (
     CLASS_NAMES,
     AlertEvent,
@@ -52,6 +53,8 @@ EVENT_SCHEMA: Final = "stream_classifier/event/1"
 PREDICTION_SCHEMA: Final = "stream_classifier/prediction/1"
 QUALITY_SCHEMA: Final = "stream_classifier/quality/1"
 INFO_SCHEMA: Final = "stream_classifier/info/1"
+ANSWER_SCHEMA: Final = "stream_classifier/answer/1"
+HEALTH_SCHEMA: Final = "stream_classifier/health/1"
 
 _NAME_BYTES = 256
 _LABEL_BYTES = 48
@@ -59,6 +62,7 @@ _LABELS_BYTES = 5_000
 _CHANNELS_BYTES = 14_000
 _CARD_ENTRIES = 24
 _CARD_BYTES = 200
+_REASON_BYTES = 500
 
 StatusMessage = Literal["online", "offline", "stopped"]
 """The whole payload of ``status``, as plain text."""
@@ -196,7 +200,10 @@ class Decided(Message):
 class AlertFields(Decided):
     """The alert of one stream, as its state and its events show it."""
 
-    on: bool = Field(description="whether a seizure is held to be going on")
+    on: bool = Field(
+        description="whether a seizure is held to be going on, or a latched alert is not "
+        "acknowledged yet"
+    )
     priority: Literal["high", "low"] | None = Field(
         description="high while on, low while it may still come back, null without an alert"
     )
@@ -222,6 +229,9 @@ class AlertMessage(AlertFields):
     """The retained alert state, published on change and as a heartbeat."""
 
     schema_: Literal["stream_classifier/alert/1"] = Field(ALERT_SCHEMA, alias="schema")
+    muted_until: UtcTime | None = Field(
+        None, description="a person asked for quiet until then; null: nobody did. Hides nothing"
+    )
 
 
 class EventMessage(AlertFields):
@@ -279,6 +289,34 @@ class QualityMessage(Message):
     left_off: int = Field(0, ge=0, description="channels that are not listed")
 
 
+class RungReport(_Part):
+    """One rung of the ladder from the outlet to the broker."""
+
+    rung: Rung
+    state: Condition
+    since: UtcTime = Field(description="since when it has been in this state")
+    reason: str = Field(description="why it is not ok, for a person; empty where it is")
+    remedy: str = Field(description="what to do about it; empty where nothing is to be done")
+
+
+class Latency(_Part):
+    """How long decisions took behind their last sample, of the newest 10,000."""
+
+    p50: Annotated[float, Field(ge=0)] | None = Field(description="ms; null: no decision yet")
+    p99: Annotated[float, Field(ge=0)] | None
+    n: int = Field(ge=0, description="decisions measured")
+
+
+class HealthMessage(Message):
+    """Whether the classifier can do its work. Never says anything of the alert."""
+
+    schema_: Literal["stream_classifier/health/1"] = Field(HEALTH_SCHEMA, alias="schema")
+    state: Condition = Field(description="of the worst rung")
+    rungs: tuple[RungReport, ...] = Field(description="from the outlet to the broker")
+    decision_latency_ms: Latency
+    counters: dict[str, int]
+
+
 class InfoMessage(Message):
     """What the classifier is and how to read its results."""
 
@@ -319,13 +357,11 @@ class MessageBuilder:
         spec: The stream; its name is the one to publish under.
         model: What decides.
         clock: Labels the source's seconds with the time of day.
-        latched: Whether alerts stand until acknowledged.
     """
 
     spec: StreamSpec
     model: ModelRef
     clock: WallClock
-    latched: bool = False
 
     def prediction(
         self, prediction: Prediction, *, signal: Signal, decided: datetime
@@ -376,7 +412,7 @@ class MessageBuilder:
         signal: Signal,
         decided: datetime | None,
         quality: Quality | None = None,
-        acknowledged: bool = False,
+        muted_until: datetime | None = None,
     ) -> AlertMessage:
         """Say how things stand.
 
@@ -389,7 +425,7 @@ class MessageBuilder:
             signal: Whether there is a signal to judge.
             decided: When ``prediction`` was made.
             quality: Of the signal, if it is judged.
-            acknowledged: Whether a person has seen the alert.
+            muted_until: Until when a person asked for quiet.
         """
         return AlertMessage(
             ts=self.clock.utc(at_s),
@@ -398,7 +434,7 @@ class MessageBuilder:
             p=None if prediction is None else _known(prediction.p),
             decided=decided,
             quality=quality,
-            acknowledged=acknowledged,
+            muted_until=muted_until,
             **self._life(latest),
         )
 
@@ -420,11 +456,33 @@ class MessageBuilder:
             p=_known(event.p),
             decided=decided,
             quality=quality,
-            acknowledged=event.type is EventType.ACKNOWLEDGED,
             test=test,
             event_type=event.type,
             event_id=f"{event.alert_id}.{event.seq}",
             **self._life(event),
+        )
+
+    def health(self, health: Health, *, counters: Mapping[str, int]) -> HealthMessage:
+        """Say whether the classifier can do its work."""
+        return HealthMessage(
+            stream=_name(self.spec.name),
+            ts=self.clock.utc(health.at_s),
+            simulated=self.spec.simulated,
+            state=health.condition,
+            rungs=tuple(
+                RungReport(
+                    rung=step.rung,
+                    state=step.condition,
+                    since=self.clock.utc(step.since_s),
+                    reason=shown(step.reason, max_bytes=_REASON_BYTES),
+                    remedy=shown(step.remedy, max_bytes=_REASON_BYTES),
+                )
+                for step in health.steps
+            ),
+            decision_latency_ms=Latency(
+                p50=health.latency_p50_ms, p99=health.latency_p99_ms, n=health.n_latency
+            ),
+            counters=dict(counters),
         )
 
     def info(
@@ -468,7 +526,7 @@ class MessageBuilder:
         return {
             "stream": _name(self.spec.name),
             "simulated": self.spec.simulated,
-            "on": event is not None and _is_on(event),
+            "on": event is not None and event.on,
             "priority": _priority(event),
             "alert_id": event and event.alert_id,
             "onset": event and self.clock.utc(event.onset_s),
@@ -477,14 +535,15 @@ class MessageBuilder:
             "p_max": event and _known(event.p_max),
             "threshold": self._threshold(),
             "channels": _labels(event.channels) if event else (),
-            "latched": self.latched,
+            "latched": event is not None and event.latched,
+            "acknowledged": event is not None and event.acknowledged,
             "model": Model(name=_name(self.model.name), sha256=self.model.sha256),
             "source": self._source(),
         }
 
     def _ended(self, event: AlertEvent) -> datetime | None:
         """Return since when p had been low: an alert ends for good only later."""
-        if event.type not in _FINAL:
+        if not event.over and event.type not in _FINAL:
             return None
         return self.clock.utc(event.at_s if event.off_s is None else event.off_s)
 
@@ -539,14 +598,10 @@ def _fitting(reports: Iterable[ChannelReport]) -> list[ChannelReport]:
     return fitting
 
 
-def _is_on(event: AlertEvent) -> bool:
-    return event.on and event.type not in _FINAL
-
-
 def _priority(event: AlertEvent | None) -> Literal["high", "low"] | None:
     if event is None:
         return None
-    return "high" if _is_on(event) else "low"
+    return "high" if event.on else "low"
 
 
 def stamped(payload: bytes, **facts: Scalar) -> bytes:
@@ -591,14 +646,18 @@ def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:
         clock: Of this process.
 
     Returns:
-        Its latest step; None if it was ended, or what is there is no event of ours.
+        Its latest step; None if it was over and stands for nobody, or what is there is no event
+        of ours.
     """
     try:
         message = EventMessage.model_validate_json(payload)
         seq = int(message.event_id.rpartition(".")[2])
     except ValueError:
         return None
-    if message.event_type in _FINAL or message.test or None in (message.onset, message.raised):
+    if message.test or None in (message.onset, message.raised):
+        return None
+    over = message.ended is not None or message.event_type in _FINAL
+    if over and (not message.latched or message.acknowledged):
         return None
     at_s = clock.source_s(message.ts)
     return AlertEvent(
@@ -608,10 +667,14 @@ def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:
         at_s=at_s,
         onset_s=clock.source_s(message.onset or message.ts),
         raised_s=clock.source_s(message.raised or message.ts),
-        off_s=None if message.on else at_s,  # the step that says "off" comes when it goes off
+        # The step that says "off" comes when it goes off.
+        off_s=None if message.on and not over else at_s,
         p=message.p or 0.0,
         p_max=message.p_max or 0.0,
         channels=message.channels,
+        latched=message.latched,
+        acknowledged=message.acknowledged,
+        over=over,
     )
 
 

@@ -479,7 +479,13 @@ class MqttSink:
         await self._publish_status(connection, "stopped")
 
     def _next_due(self) -> float:
-        due = [self._alert_due, self._health_sent[0] + HEARTBEAT_S, self._canary_due, self._canary.due_s, self._events_back.due_s]
+        due = [
+            self._alert_due,
+            self._health_sent[0] + HEARTBEAT_S,
+            self._canary_due,
+            self._canary.due_s,
+            self._events_back.due_s,
+        ]
         if self._outbox.n_pending:
             due.append(self._events_due)
         return min(due)

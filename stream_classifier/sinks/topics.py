@@ -113,6 +113,11 @@ class Topics:
         return f"{self.prefix}/quality"
 
     @property
+    def health(self) -> str:
+        """Retained: the ladder from the outlet to the broker, on change and as a heartbeat."""
+        return f"{self.prefix}/health"
+
+    @property
     def info(self) -> str:
         """Retained: what the classifier is, for whom looks at its results."""
         return f"{self.prefix}/info"
@@ -140,5 +145,6 @@ class Topics:
             "event": self.event,
             "prediction": self.prediction,
             "quality": self.quality,
+            "health": self.health,
             "info": self.info,
         }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 import pylsl
@@ -18,7 +16,7 @@ from stream_classifier.errors import (
     StreamNotFoundError,
     printable,
 )
-from stream_classifier.signals import Chunk, StreamSpec
+from stream_classifier.signals import Chunk, SourceHealth, SourceState, StreamSpec
 from stream_classifier.sources.discovery import SETTLE_S, Lookout, StreamSeen, Wanted
 from stream_classifier.sources.inlet import CALL_S, Description, Session, attach
 from stream_classifier.sources.timeline import Timeline
@@ -47,48 +45,6 @@ twice as long, up to the second: its connection may be broken without anybody kn
 PAUSE_S = 0.5
 PAUSE_MOST_S = 5.0
 """Pause before attaching again to a device that does not answer, doubled each time."""
-
-
-class SourceState(StrEnum):
-    """How a source stands."""
-
-    LOOKING = "looking"
-    """Not found yet."""
-    ATTACHED = "attached"
-    """Samples arrive."""
-    NO_DATA = "no_data"
-    """Connected, but no sample for a while."""
-    LOST = "lost"
-    """The device went away; it is being looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceHealth:
-    """How a source is doing, at one moment.
-
-    Attributes:
-        state: See ``SourceState``.
-        detail: What it waits for, for a person; "" while samples arrive.
-        last_received_s: When the newest sample arrived, on ``lsl_clock()``; None before.
-        lag_s: How old that sample was when it arrived, by its own stamp.
-        measured_hz: True rate; None in the first 5 s.
-        samples: Samples handed on.
-        gaps: Holes in their indices.
-        missing_samples: Indices in those holes.
-        duplicates: Samples dropped because they were there already.
-        reconnects: Times a device was attached to again.
-    """
-
-    state: SourceState
-    detail: str
-    last_received_s: float | None
-    lag_s: float | None
-    measured_hz: float | None
-    samples: int
-    gaps: int
-    missing_samples: int
-    duplicates: int
-    reconnects: int
 
 
 def lsl_clock() -> float:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from stream_classifier.errors import RecordingInvalidError, RecordingNotFoundError, printable
-from stream_classifier.signals import Chunk, StreamSpec
+from stream_classifier.signals import Chunk, SourceHealth, SourceState, StreamSpec
 from stream_classifier.sources.recordings import bids
 from stream_classifier.sources.recordings.edf import open_edf
 from stream_classifier.sources.recordings.material import Ask, Recording, Seizure
@@ -179,6 +179,17 @@ class RecordingSource:
         any other speed nothing can be late, and time passes with what is handed on.
         """
         return self.played_for_s() if self._speed == 1.0 else self._reached_s
+
+    @property
+    def health(self) -> SourceHealth:
+        """How it is doing now. May be read from any thread."""
+        return SourceHealth(
+            state=SourceState.ATTACHED,
+            measured_hz=self.recording.rate_hz,
+            samples=self.n_samples,
+            gaps=self.n_gaps,
+            missing_samples=self.n_missing,
+        )
 
     def played_for_s(self) -> float:
         """Return for how long it has been played, seconds of the clock on the wall."""

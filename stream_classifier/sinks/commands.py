@@ -1,0 +1,203 @@
+"""What a person may ask of a running classifier over MQTT: to acknowledge an alert, or for quiet.
+
+Off unless ``mqtt.commands`` is set; who may send any is for the broker's access list to say. Every
+command carries a nonce that is good once and a time after which it is void, so that one that was
+overheard, retained or delayed does nothing. No command silences, ends or hides an alert.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from stream_classifier.errors import StreamClassifierError, printable
+from stream_classifier.sinks.connection import Incoming
+from stream_classifier.sinks.messages import ANSWER_SCHEMA
+
+MAX_COMMAND_BYTES = 1_024
+"""A longer command is none."""
+
+VALID_AT_MOST = timedelta(minutes=2)
+"""A command that is good for longer could be overheard and kept."""
+
+MUTE_AT_MOST_MIN = 60
+
+WAITING_AT_MOST = 32
+"""Commands that wait to be carried out; more are dropped, and logged."""
+
+DONE_WITHIN_S = 5.0
+
+log = logging.getLogger(__name__)
+
+Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+
+
+class CommandRefusedError(StreamClassifierError):
+    """What arrived is no command that may be carried out now."""
+
+
+class Command(BaseModel):
+    """What every command carries.
+
+    Attributes:
+        nonce: 16 to 64 letters, digits, ``-`` and ``_`` that nobody can guess; good once.
+        expires: When the command becomes void; two minutes ahead at most.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+    what: ClassVar[str]
+    nonce: Nonce
+    expires: AwareDatetime
+
+
+class Acknowledge(Command):
+    """A person has seen an alert. Ends its latch and its reminders, nothing else."""
+
+    what: ClassVar[str] = "ack"
+    alert_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+
+
+class Mute(Command):
+    """A person asks for quiet: ``muted_until`` is set; a new alert ends it, and so does time."""
+
+    what: ClassVar[str] = "mute"
+    minutes: Annotated[int, Field(ge=0, le=MUTE_AT_MOST_MIN)]
+
+
+_COMMANDS: dict[str, type[Acknowledge | Mute]] = {kind.what: kind for kind in (Acknowledge, Mute)}
+
+
+class Answer(BaseModel):
+    """What became of a command."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+    schema_: Literal["stream_classifier/answer/1"] = Field(ANSWER_SCHEMA, alias="schema")
+    nonce: str | None = Field(description="of the command; null: it could not be read")
+    done: bool
+    reason: str = Field(description="why not, or what there was to be done; for a person")
+
+    def to_json(self) -> bytes:
+        """Return the payload, UTF-8."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+def read_command(what: str, payload: bytes, *, now: datetime) -> Acknowledge | Mute:
+    """Read a command that somebody sent.
+
+    Args:
+        what: Last level of its topic.
+        payload: As it came; anything at all.
+        now: The time of day.
+
+    Raises:
+        CommandRefusedError: If it is none, or is void, or will be good for too long.
+
+    Example:
+        >>> from datetime import UTC
+        >>> sent = b'{"nonce":"0123456789abcdef","expires":"2026-11-24T12:00:30Z","minutes":5}'
+        >>> read_command("mute", sent, now=datetime(2026, 11, 24, 12, tzinfo=UTC)).minutes
+        5
+    """
+    kind = _COMMANDS.get(what)
+    if kind is None:
+        raise CommandRefusedError(f"expected {' or '.join(_COMMANDS)}, found {printable(what)!r}")
+    if len(payload) > MAX_COMMAND_BYTES:
+        raise CommandRefusedError(
+            f"expected at most {MAX_COMMAND_BYTES} bytes, found {len(payload)}"
+        )
+    try:
+        command = kind.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "JSON"
+        raise CommandRefusedError(f"{printable(where)[:64]}: {first['msg'][:200]}") from None
+    if command.expires <= now:
+        raise CommandRefusedError(f"void since {command.expires:%H:%M:%S} UTC. Try: send it anew")
+    if command.expires > now + VALID_AT_MOST:
+        raise CommandRefusedError(
+            f"expected expires at most {VALID_AT_MOST.seconds} s ahead, found more: look at the "
+            "clocks of both sides"
+        )
+    return command
+
+
+class CommandDesk:
+    """Carries out commands, one after the other; what is none is refused and changes nothing.
+
+    Args:
+        acknowledge: Marks an alert as seen; returns whether that was news, raises ``LookupError``
+            where there is no such alert.
+        mute: Asks for quiet until then; None ends it.
+        spend: Uses up a nonce that is good until a Unix time; returns False if it was used before.
+        answer: Sends an answer.
+        now: The time of day.
+    """
+
+    def __init__(
+        self,
+        *,
+        acknowledge: Callable[[str], Awaitable[bool]],
+        mute: Callable[[datetime | None], None],
+        spend: Callable[[str, float], Awaitable[bool]],
+        answer: Callable[[Incoming, bytes], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._acknowledge = acknowledge
+        self._mute = mute
+        self._spend = spend
+        self._answer = answer
+        self._now = now
+        self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(WAITING_AT_MOST)
+        self.n_done = 0
+        self.n_refused = 0
+
+    def take(self, message: Incoming) -> None:
+        """Take what arrived on a command topic; never waits."""
+        if message.retained:
+            self._refuse(message, "retained: a command is not kept for later")
+            return
+        try:
+            self._waiting.put_nowait(message)
+        except asyncio.QueueFull:
+            self._refuse(message, f"{WAITING_AT_MOST} commands wait already")
+
+    async def work(self) -> None:
+        """Carry out commands for ever."""
+        while True:
+            message = await self._waiting.get()
+            try:
+                async with asyncio.timeout(DONE_WITHIN_S):
+                    answer = await self._carry_out(message)
+            except (StreamClassifierError, TimeoutError) as error:
+                self._refuse(message, str(error) or f"not done within {DONE_WITHIN_S:g} s")
+                continue
+            self.n_done += 1
+            log.warning("%s: %s", printable(message.topic), answer.reason)
+            self._answer(message, answer.to_json())
+
+    async def _carry_out(self, message: Incoming) -> Answer:
+        now = self._now()
+        command = read_command(message.topic.rpartition("/")[2], message.payload, now=now)
+        if not await self._spend(command.nonce, command.expires.timestamp()):
+            raise CommandRefusedError("this nonce was used before")
+        if isinstance(command, Mute):
+            until = now + timedelta(minutes=command.minutes)
+            self._mute(until if command.minutes else None)
+            said = f"quiet is asked for until {until:%H:%M} UTC" if command.minutes else "no mute"
+            return Answer(nonce=command.nonce, done=True, reason=said)
+        try:
+            is_news = await self._acknowledge(command.alert_id)
+        except LookupError:
+            raise CommandRefusedError(f"no alert {command.alert_id[:8]} stands") from None
+        said = f"alert {command.alert_id[:8]} {'is' if is_news else 'was already'} acknowledged"
+        return Answer(nonce=command.nonce, done=True, reason=said)
+
+    def _refuse(self, message: Incoming, why: str) -> None:
+        self.n_refused += 1
+        log.warning("command on %s refused: %s", printable(message.topic), why)
+        self._answer(message, Answer(nonce=None, done=False, reason=why).to_json())

@@ -30,7 +30,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -41,6 +40,8 @@ from simulators.blocks import OFFSET, ONSET, RATE_HZ, Block
 from simulators.faults import Fault, from_table, nearest, number
 from simulators.neural_mass import BACKGROUND, ICTAL, NeuralMass
 from stream_classifier.errors import ConfigError
+from stream_classifier.regular_file import read_regular
+from stream_classifier.toml_file import MAX_TOML_BYTES, parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -119,16 +120,26 @@ def load(name: str | Path) -> Scenario:
     Raises:
         ConfigError: If there is none, or it is not valid.
     """
-    shipped = SCENARIO_FOLDER / f"{name}.toml"
-    path = shipped if Path(name).name == str(name) and shipped.is_file() else Path(name)
+    path = Path(name)
+    if path.name == str(name) in _shipped():
+        path = SCENARIO_FOLDER / f"{name}.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, limit_bytes=MAX_TOML_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(sorted(file.stem for file in SCENARIO_FOLDER.glob("*.toml")))
+        why = "" if isinstance(error, FileNotFoundError) else f" ({_reason(error)})"
         raise ConfigError(
-            f"scenario {str(name)!r}: no readable file, and none of the shipped ones ({names})"
+            f"scenario {str(name)!r}: no readable file{why}, and none of the shipped ones "
+            f"({', '.join(_shipped())})"
         ) from error
     return parse(text, name=str(path))
+
+
+def _shipped() -> list[str]:
+    return sorted(file.stem for file in SCENARIO_FOLDER.glob("*.toml"))
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
 
 
 def parse(text: str, *, name: str = "scenario") -> Scenario:
@@ -143,8 +154,8 @@ def parse(text: str, *, name: str = "scenario") -> Scenario:
             wrong type or out of its range.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
     known = {"title", "seed", "source", "crossfade_s", "part", "fault"}
     _refuse_unknown(document, known, where=name)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import stat
 import tempfile
@@ -423,7 +424,9 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     Raises:
         BundleInvalidError: If it is not there, damaged, or its parts do not fit together.
     """
-    path = _MODELS / name_or_path if name_or_path in shipped() else Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))  # noqa: PTH111 - Path's refuses unknown users
+    if name_or_path in shipped():
+        path = _MODELS / name_or_path
     contents = _read_files(path)
     manifest, digest = _parse_manifest(path, contents.pop(MANIFEST))
     _check_files(path, manifest, contents)

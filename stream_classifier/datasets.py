@@ -18,6 +18,7 @@ import hashlib
 import io
 import os
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -30,6 +31,7 @@ import numpy as np
 import platformdirs
 
 from stream_classifier.errors import DatasetInvalidError, DatasetNotFoundError
+from stream_classifier.regular_file import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,6 +78,9 @@ _CLASS_OF_LABEL: Final = np.array([-1, 0, 1, 2, 2, 2], dtype=np.int8)
 MAX_FILE_BYTES: Final = 64 * 2**20
 _MAX_MEMBER_BYTES: Final = 256 * 2**10
 _MAX_MEMBERS: Final = 2_000
+_MEMBER_SIGNATURE: Final = b"PK\x01\x02"
+_INFLATABLE: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""Others are unpacked without a bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -371,17 +376,11 @@ def _find(
 
 def _read_bounded(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+        return read_regular(path, limit_bytes=MAX_FILE_BYTES)
     except OSError as error:
         raise DatasetInvalidError(
             path=str(path), expected="a readable file", found=error.strerror or str(error)
         ) from error
-    if len(raw) > MAX_FILE_BYTES:
-        raise DatasetInvalidError(
-            path=str(path), expected=f"at most {MAX_FILE_BYTES:,} bytes", found="more"
-        )
-    return raw
 
 
 def _parse_csv(raw: bytes, *, name: str) -> tuple[list[bytes], NDArray[np.int64]]:
@@ -475,19 +474,24 @@ def read_zip(
         DatasetInvalidError: If the archive is damaged, encrypted, or would unpack to more
             than ``max_bytes`` a member.
     """
+    # Counted before they are read: each takes more memory than it has bytes.
+    n_members = raw.count(_MEMBER_SIGNATURE)
+    if n_members > _MAX_MEMBERS:
+        raise DatasetInvalidError(
+            path=name, expected=f"at most {_MAX_MEMBERS:,} members", found=f"{n_members:,}"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-            members = archive.infolist()
-            if len(members) > _MAX_MEMBERS:
-                raise DatasetInvalidError(
-                    path=name,
-                    expected=f"at most {_MAX_MEMBERS:,} members",
-                    found=f"{len(members):,}",
-                )
-            for member in members:
+            for member in archive.infolist():
                 bare = PurePosixPath(member.filename).name
                 if not wanted.fullmatch(bare):
                     continue  # folders, read-me files
+                if member.compress_type not in _INFLATABLE:
+                    raise DatasetInvalidError(
+                        path=f"{name}, {member.filename}",
+                        expected="members that are stored or deflated",
+                        found=f"compression {member.compress_type}",
+                    )
                 if member.file_size > max_bytes:  # zipfile never inflates beyond this size
                     raise DatasetInvalidError(
                         path=f"{name}, {member.filename}",
@@ -495,8 +499,9 @@ def read_zip(
                         found=f"{member.file_size:,}",
                     )
                 yield bare, archive.read(member)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        # RuntimeError: encrypted, or (NotImplementedError) of an unknown compression.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError,
+            OverflowError, struct.error) as error:  # fmt: skip
+        # RuntimeError: encrypted, or of an unknown version; ValueError: names that are no text.
         raise DatasetInvalidError(
             path=name, expected="a readable zip archive", found=str(error)
         ) from error

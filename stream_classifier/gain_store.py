@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from stream_classifier.bundle import GainSpec
 from stream_classifier.errors import printable
+from stream_classifier.regular_file import read_regular
 from stream_classifier.signals import StreamSpec
 from stream_classifier.sinks.topics import stream_level
 
@@ -26,6 +27,7 @@ LOG = logging.getLogger(__name__)
 
 SUFFIX: Final = ".gains.json"
 MAX_BYTES: Final = 2**20
+"""Of a file: ten times what 512 channels take."""
 
 
 class _Part(BaseModel):
@@ -121,8 +123,7 @@ def gains_folder() -> Path:
 def read_gains(path: Path) -> StreamGains | None:
     """Return what a file says, or None if it is not there or, with a warning, damaged."""
     try:
-        with path.open("rb") as file:
-            return StreamGains.model_validate_json(file.read(MAX_BYTES))
+        return StreamGains.model_validate_json(read_regular(path, limit_bytes=MAX_BYTES))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

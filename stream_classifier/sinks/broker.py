@@ -10,8 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import SecretStr
 
 from stream_classifier.errors import ConfigError
+from stream_classifier.regular_file import read_regular
 from stream_classifier.sinks.topics import BASE_TOPIC
 
+MAX_PASSWORD_FILE_BYTES = 4096
 PLAIN_PORT = 1883
 TLS_PORT = 8883
 _EXPECTED = (
@@ -172,9 +174,17 @@ def broker_settings(
 
 def _read_password(path: Path) -> SecretStr:
     try:
-        first_line, *_ = path.read_text(encoding="utf-8").splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"password file {path} cannot be read: {error}") from error
+        raw = read_regular(path, limit_bytes=MAX_PASSWORD_FILE_BYTES)
+        first_line, *_ = raw.decode("utf-8").splitlines() or [""]
+    except OSError as error:
+        raise ConfigError(
+            f"password file {path} cannot be read: {error.strerror or error}"
+        ) from error
+    except UnicodeDecodeError as error:
+        # Not chained, and without its bytes: they are the secret's.
+        raise ConfigError(
+            f"password file {path}: expected text in UTF-8, found other bytes at {error.start}"
+        ) from None
     if not first_line:
         raise ConfigError(
             f"password file {path}: expected a password in its first line, found none"

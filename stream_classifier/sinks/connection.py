@@ -30,6 +30,7 @@ from stream_classifier.errors import (
     ConfigError,
     DuplicateIdError,
 )
+from stream_classifier.regular_file import open_regular
 from stream_classifier.sinks.broker import BrokerSettings, TlsSettings
 
 CONNECT_TIMEOUT_S = 3.0
@@ -464,10 +465,14 @@ def _asked_after_s(noticed_after_s: int) -> int:
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
     try:
+        for file in (tls.ca_file, tls.cert_file, tls.key_file):
+            if file is not None:
+                open_regular(file).close()  # OpenSSL would wait for a pipe, and read a device on
         context = ssl.create_default_context(cafile=tls.ca_file)
         context.sslsocket_class = _TlsSocket
         if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+            # Without a password OpenSSL would ask for one, at a terminal that nobody looks at.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
     except (OSError, ssl.SSLError) as error:
         files = [str(file) for file in (tls.ca_file, tls.cert_file, tls.key_file) if file]
         raise ConfigError(

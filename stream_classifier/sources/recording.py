@@ -8,6 +8,7 @@ source is made of the file's SHA-256.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -67,10 +68,11 @@ def open_recording(name: str, ask: Ask | None = None) -> Recording:
         MissingExtraError: If the format needs a library that is not installed.
     """
     ask = ask or Ask()
-    path = Path(name).expanduser()
-    if path.is_dir():
+    # Of os.path: a name that no file can have, or of no user, is no file, and no error.
+    path = Path(os.path.expanduser(name))  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
         path = _only_one(path)
-    elif not path.exists():
+    elif not os.path.exists(path):  # noqa: PTH110
         if (found := open_rows(name, ask)) is not None:
             return found
         raise RecordingNotFoundError(
@@ -100,7 +102,7 @@ def annotated(recording: Recording) -> tuple[Seizure, ...] | None:
         RecordingInvalidError: If the annotations are damaged.
     """
     path = Path(recording.path)
-    beside = bids.seizures(path) if path.is_file() else None
+    beside = bids.seizures(path) if os.path.isfile(path) else None  # noqa: PTH113
     return recording.seizures() if beside is None else beside
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from stream_classifier.bundle import AlarmSpec, ConvSpec, Mode, NetworkSpec
 from stream_classifier.datasets import SeizureRows
 from stream_classifier.errors import ConfigError
 from stream_classifier.evaluation.windows import count, draw_windows, split_rows, summarise
+from stream_classifier.toml_file import read_toml
 from stream_classifier.training.augmentation import Augmentation, augment
 from stream_classifier.training.calibration import fit_temperature
 from stream_classifier.training.front_end import FrontEndName, front_end
@@ -131,7 +131,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     shipped = {path.stem: path for path in RECIPES.glob("*.toml")}
     path = shipped.get(str(name_or_path), Path(name_or_path).expanduser())
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"recipe {name_or_path}: expected a TOML file, or one of the shipped recipes "

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from stream_classifier.regular_file import open_regular
 from stream_classifier.sources.channels import ChannelText
 from stream_classifier.sources.recordings import marks
 from stream_classifier.sources.recordings.material import Seizure, Sidecar
@@ -50,7 +51,7 @@ def find(folder: Path) -> Iterator[Path]:
 def is_openbci(path: Path) -> bool:
     """Whether a text file is one of the OpenBCI GUI."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(8) == b"%OpenBCI"
     except OSError:
         return False
@@ -89,7 +90,7 @@ def seizures(path: Path) -> tuple[Seizure, ...] | None:
         path.with_name(f"{path.stem}_events.tsv"),
     )
     for table in tables:
-        if table is not None and table.is_file():
+        if table is not None and os.path.isfile(table):  # noqa: PTH113 - its name may be too long
             found = marks.read_table(table)
             if found is not None:
                 return found

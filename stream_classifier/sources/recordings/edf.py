@@ -9,6 +9,7 @@ means and how numbers are scaled is edfio's business, which is handed the header
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from stream_classifier.errors import (
     RecordingInvalidError,
     StreamDescriptionError,
 )
+from stream_classifier.regular_file import open_regular
 from stream_classifier.sources.channels import ChannelPlan, ChannelText, listed, uv_per_unit
 from stream_classifier.sources.recordings import marks
 from stream_classifier.sources.recordings.material import (
@@ -56,7 +58,7 @@ _OTHER_TYPES: Final = frozenset(
 
 _TIME: Final = re.compile(rb"([+-]\d{1,12}(?:\.\d{0,12})?)\x14")
 _NOTE: Final = re.compile(
-    rb"([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?\x14([^\x00]*?)\x14\x00"
+    rb"([+-]\d{1,12}(?:\.\d{0,12})?)(?:\x15(\d{1,12}(?:\.\d{0,12})?))?\x14(.*)\x14", re.DOTALL
 )
 _EDFIO_FAULTS: Final = (ValueError, LookupError, ArithmeticError, TypeError, NameError)
 
@@ -131,8 +133,8 @@ def open_edf(path: Path, ask: Ask) -> Recording:
 
 def _read_layout(path: Path) -> _Layout:
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(256)
             n_signals = _whole(path, head[252:256], "a number of signals", 1, MAX_SIGNALS)
             head += file.read(256 * n_signals)
@@ -190,7 +192,7 @@ def _blocks(layout: _Layout, *, most: int | None = None) -> Iterator[tuple[int, 
     n_at_once = max(1, BLOCK_BYTES // layout.record_bytes)
     n_records = layout.n_records if most is None else min(most, layout.n_records)
     try:
-        with layout.path.open("rb") as file:
+        with open_regular(layout.path) as file:
             file.seek(len(layout.head))
             for first in range(0, n_records, n_at_once):
                 n = min(n_at_once, n_records - first)
@@ -365,7 +367,12 @@ def _first_time(raw: bytes) -> float:
 
 
 def _notes(raw: bytes, origin_s: float) -> Iterator[marks.Mark]:
-    for onset, duration, texts in _NOTE.findall(raw):
+    # Cut first, so that each byte is looked at once: a pattern that searched would not.
+    for note in raw.split(b"\0"):
+        found = _NOTE.fullmatch(note)
+        if found is None:
+            continue
+        onset, duration, texts = found.groups()
         for text in texts.decode("utf-8", "replace").split("\x14"):
             yield marks.Mark(
                 at_s=float(onset) - origin_s,

@@ -6,7 +6,6 @@ every kind of seizure; ``bckg`` and ``impd`` are none.
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -15,9 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from stream_classifier.errors import RecordingInvalidError
+from stream_classifier.regular_file import read_regular
 from stream_classifier.sources.recordings.material import MAX_SPAN_S, Seizure, unreadable
 
 MAX_TABLE_BYTES: Final = 16 * 2**20
+MAX_ROWS: Final = 200_000
+MAX_COLUMNS: Final = 256
+"""Of a table: a night with an event every 200 ms has fewer rows."""
 
 _SEIZURE: Final = re.compile(r"\b(?:sz|seizures?)(?:\b|_)", re.IGNORECASE)
 _NO_SEIZURE: Final = re.compile(
@@ -113,22 +116,25 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         RecordingInvalidError: If it is too large, no text, or rows differ in length.
     """
     try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise _invalid(path, f"at most {MAX_TABLE_BYTES:,} bytes", "more")
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, limit_bytes=MAX_TABLE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _invalid(path, "a table in UTF-8", "other bytes") from error
     except OSError as error:
         raise unreadable(path, error) from error
-    lines = list(csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
-    lines = [line for line in lines if any(cell.strip() for cell in line)]
-    if not lines:
-        return []
-    names = [name.strip() for name in lines[0]]
-    for line in lines[1:]:
+    lines = (line.split("\t") for line in text.splitlines() if line.strip())
+    names = [name.strip() for name in next(lines, [])]
+    if len(names) > MAX_COLUMNS:
+        raise _invalid(path, f"at most {MAX_COLUMNS} columns", f"{len(names)}")
+    rows: list[dict[str, str]] = []
+    for line in lines:
         if len(line) != len(names):
-            raise _invalid(path, f"{len(names)} columns in each row", f"{len(line)} in {line!r}")
-    return [dict(zip(names, map(str.strip, line), strict=True)) for line in lines[1:]]
+            raise _invalid(
+                path, f"{len(names)} columns in each row", f"{len(line)} in row {len(rows) + 1}"
+            )
+        if len(rows) >= MAX_ROWS:
+            raise _invalid(path, f"at most {MAX_ROWS:,} rows", "more")
+        rows.append(dict(zip(names, map(str.strip, line), strict=True)))
+    return rows
 
 
 def merged(seizures: Sequence[Seizure], *, until_s: float) -> tuple[Seizure, ...]:

@@ -16,6 +16,7 @@ from stream_classifier.errors import (
     RecordingNotFoundError,
     StreamDescriptionError,
 )
+from stream_classifier.regular_file import open_regular
 from stream_classifier.sources.channels import (
     MAX_CHANNELS,
     MAX_RATE_HZ,
@@ -184,7 +185,7 @@ def digest(path: Path) -> str:
         RecordingNotFoundError: If it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise unreadable(path, error) from error

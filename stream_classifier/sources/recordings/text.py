@@ -10,8 +10,10 @@ an empty cell, ``nan`` and ``n/a`` are missing values.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +29,8 @@ from stream_classifier.errors import (
     StreamDescriptionError,
     printable,
 )
-from stream_classifier.sources.channels import ChannelPlan, ChannelText
+from stream_classifier.regular_file import open_regular, read_regular
+from stream_classifier.sources.channels import MAX_TEXT, ChannelPlan, ChannelText
 from stream_classifier.sources.recordings.material import (
     Ask,
     Recording,
@@ -49,6 +52,9 @@ MAX_LINE: Final = 65_536
 
 LINES_AT_ONCE: Final = 8_192
 MAX_COMMENTS: Final = 200
+MAX_COMMENT: Final = 512
+"""Characters of a comment that are looked at; the patterns' time grows with their square."""
+
 MAX_SIDECAR_BYTES: Final = 2**20
 
 OPENBCI: Final = "%OpenBCI"
@@ -117,7 +123,7 @@ def _rate(shape: _Shape, beside: dict[str, Any], ask: Ask) -> tuple[float, tuple
     stated = beside.get("SamplingFrequency", beside.get("rate_hz", shape.rate_hz))
     try:
         declared = None if stated is None else float(stated)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         declared = math.nan
     if ask.rate_hz is not None:
         if declared in {None, ask.rate_hz}:
@@ -140,13 +146,15 @@ def _read_top(path: Path) -> _Shape:
         while first.startswith(("#", "%")) or (first and not first.strip()):
             if len(comments) >= MAX_COMMENTS:
                 raise _invalid(path, f"at most {MAX_COMMENTS} comment lines", "more")
-            comments.append(first)
+            comments.append(first[:MAX_COMMENT])
             first = next(lines, "")
         second = next(lines, "")
     if not first:
         raise _invalid(path, "lines of samples", "none")
     delimiter = max(",;\t", key=first.count)
     names = _cells(first, delimiter)
+    if any(len(name) > MAX_TEXT for name in names):
+        raise _invalid(path, f"cells of at most {MAX_TEXT} characters", "a longer one in the first")
     has_names = any(not _is_value(name) for name in names)
     if has_names and not second.strip():
         raise _invalid(path, "lines of samples", "a header alone")
@@ -250,7 +258,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _opened(path: Path) -> TextIO:
     try:
-        return path.open(encoding="utf-8-sig", errors="replace")
+        return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -268,12 +276,10 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
 def _read_beside(path: Path) -> dict[str, Any]:
     """Read what a JSON file of the same name says, if there is one."""
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    if not os.path.isfile(beside):  # noqa: PTH113 - its name may be too long
         return {}
     try:
-        if beside.stat().st_size > MAX_SIDECAR_BYTES:
-            raise _invalid(beside, f"at most {MAX_SIDECAR_BYTES:,} bytes", "more")
-        said = json.loads(beside.read_bytes())
+        said = json.loads(read_regular(beside, limit_bytes=MAX_SIDECAR_BYTES))
     except OSError as error:
         raise unreadable(beside, error) from error
     except (ValueError, RecursionError) as error:

@@ -8,11 +8,13 @@ refused. pyxdf reads the whole stream into memory: a file may have at most ``MAX
 from __future__ import annotations
 
 import logging
+import os
+import re
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +27,7 @@ from stream_classifier.errors import (
     StreamDescriptionError,
     printable,
 )
+from stream_classifier.regular_file import open_regular
 from stream_classifier.sources.channels import MAX_CHANNELS, ChannelPlan, ChannelText, listed
 from stream_classifier.sources.recordings.material import (
     MAX_SPAN_S,
@@ -49,7 +52,7 @@ MAX_HEADER_BYTES: Final = 4 * 2**20
 SAMPLES_AT_ONCE: Final = 8_192
 
 _FORMATS: Final = {"float32": 4, "double64": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
-_HEADER, _SAMPLES, _WITH_STREAM = 2, 3, (2, 3, 4, 6)
+_FILE_HEADER, _HEADER, _SAMPLES, _FOOTER, _WITH_STREAM = 1, 2, 3, 6, (2, 3, 4, 6)
 _PYXDF_FAULTS: Final = (
     ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError,
     struct.error, ET.ParseError, OSError, MemoryError, EOFError,
@@ -73,6 +76,14 @@ class _Stream:
     def says(self, tag: str) -> str:
         """What the header says under a tag, "" if nothing."""
         return (self.info.findtext(tag) or "").strip()
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes that a sample takes at the least: the length of a stamp, and its values."""
+        n_channels = self.says("channel_count")
+        if not re.fullmatch(r"\d{1,9}", n_channels):
+            return 2
+        return 1 + int(n_channels) * _FORMATS.get(self.says("channel_format"), 1)
 
     def __str__(self) -> str:
         return printable(
@@ -148,12 +159,11 @@ def _choose(path: Path, streams: list[_Stream], name: str | None) -> _Stream:
 def _survey(path: Path) -> list[_Stream]:
     """Walk over the chunks: all of them must be whole."""
     found: dict[int, _Stream] = {}
-    n_samples: dict[int, int] = {}
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise _invalid(path, f"at most {MAX_FILE_BYTES:,} bytes", f"{size:,}")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise _invalid(path, f"at most {MAX_FILE_BYTES:,} bytes", f"{size:,}")
             if file.read(4) != b"XDF:":
                 raise _invalid(path, "an XDF file", "one that does not begin with XDF:")
             while (length := _length(path, file)) is not None:
@@ -163,29 +173,37 @@ def _survey(path: Path) -> list[_Stream]:
                         path, f"{length:,} bytes in the chunk at byte {start:,}",
                         f"{size - start:,}: the file was cut off or is damaged",
                     )  # fmt: skip
-                (tag,) = struct.unpack("<H", file.read(2))
-                if tag in _WITH_STREAM and length >= 6:
-                    (number,) = struct.unpack("<I", file.read(4))
-                    if tag == _HEADER:
-                        found[number] = _Stream(number, _header(path, file, length - 6), 0)
-                    elif tag == _SAMPLES:
-                        n_samples[number] = n_samples.get(number, 0) + _n_samples(
-                            path, file, length - 6
-                        )
+                _take(path, file, length, found)
                 file.seek(start + length)
     except OSError as error:
         raise unreadable(path, error) from error
     except struct.error as error:
         raise _invalid(path, "whole chunks", str(error)) from error
-    return [
-        _Stream(stream.number, stream.info, n_samples.get(stream.number, 0))
-        for stream in found.values()
-    ]
+    return list(found.values())
 
 
-def _n_samples(path: Path, file: BinaryIO, length: int) -> int:
+def _take(path: Path, file: BinaryIO, length: int, found: dict[int, _Stream]) -> None:
+    """Look at one chunk, whose tag comes next; headers of all kinds, since pyxdf reads them too."""
+    (tag,) = struct.unpack("<H", file.read(2))
+    if tag == _FILE_HEADER:
+        _header(path, file, length - 2)
+    if tag not in _WITH_STREAM:
+        return
+    if length < 6:
+        raise _invalid(path, "a stream's number in its chunk", "none")
+    (number,) = struct.unpack("<I", file.read(4))
+    if tag in {_HEADER, _FOOTER}:
+        info = _header(path, file, length - 6)
+        if tag == _HEADER:
+            found[number] = _Stream(number, info, 0)
+    elif tag == _SAMPLES and (stream := found.get(number)) is not None:
+        n = _n_samples(path, file, (length - 6) // stream.sample_bytes)
+        found[number] = replace(stream, n_samples=stream.n_samples + n)
+
+
+def _n_samples(path: Path, file: BinaryIO, most: int) -> int:
     n = _length(path, file)
-    if n is None or n > length:  # a sample takes two bytes at the least
+    if n is None or n > most:
         raise _invalid(path, "as many samples as a chunk can hold", f"{n}")
     return n
 
@@ -204,12 +222,17 @@ def _header(path: Path, file: BinaryIO, length: int) -> ET.Element:
     if length > MAX_HEADER_BYTES:
         raise _invalid(path, f"stream headers of at most {MAX_HEADER_BYTES:,} bytes", f"{length:,}")
     text = file.read(length).decode("utf-8", "replace")
-    if "<!DOCTYPE" in text:
-        raise _invalid(path, "a stream header", "one with a document type")
     try:
-        return ET.fromstring(text)  # noqa: S314 - no document type, so no entities to expand
+        return ET.XML(text, ET.XMLParser(target=_PlainTree()))  # noqa: S314 - see there
     except (ET.ParseError, ValueError) as error:
         raise _invalid(path, "a stream header in XML", str(error)) from error
+
+
+class _PlainTree(ET.TreeBuilder):
+    """Refuses a document type as it begins, before it can name entities to expand."""
+
+    def doctype(self, _name: str, _pubid: str, _system: str) -> None:
+        raise ValueError("a document type")
 
 
 def _runs(path: Path, stream: _Stream, chosen: ChannelPlan, rate_hz: float) -> Iterator[Run]:

@@ -11,8 +11,17 @@ from stream_classifier.bundle import AlarmSpec, load_bundle
 from stream_classifier.detection.detector import Detector, DetectorSettings
 from stream_classifier.engines.reference import ReferenceEngine
 from stream_classifier.errors import StreamChangedError, StreamNotFoundError
+from stream_classifier.health import SILENT_AFTER_S, SinkCondition
 from stream_classifier.pipeline import Pipeline, Reader
-from stream_classifier.signals import AlertEvent, Calibrated, Chunk, Prediction, StreamSpec
+from stream_classifier.signals import (
+    AlertEvent,
+    Calibrated,
+    Chunk,
+    Prediction,
+    SourceHealth,
+    SourceState,
+    StreamSpec,
+)
 from stream_classifier.sinks.messages import MessageBuilder, ModelRef, WallClock
 
 BUNDLE = load_bundle("bonn")
@@ -41,6 +50,7 @@ class ScriptedSource:
         self.stop = threading.Event()
         self.closed = threading.Event()
         self.silence = threading.Event()
+        self.health = SourceHealth(state=SourceState.ATTACHED, samples=1)
 
     def open(self):
         if self.refuses is not None:
@@ -62,6 +72,8 @@ class ScriptedSource:
 class RecordingSink:
     def __init__(self):
         self.events, self.states, self.predictions, self.qualities = [], [], [], []
+        self.healths = []
+        self.condition = SinkCondition()
         self.changed = asyncio.Event()
 
     async def event(self, message):
@@ -76,6 +88,10 @@ class RecordingSink:
 
     def quality(self, message):
         self.qualities.append(message)
+
+    def health(self, message):
+        self.healths.append(message)
+        self.changed.set()
 
     async def until(self, condition):
         async with asyncio.timeout(10):
@@ -159,7 +175,7 @@ async def test_silence_is_no_signal_and_a_standing_alert_stays(monkeypatch):
         running = asyncio.create_task(make_pipeline(reader, sink, clock).run())
         assert await asyncio.to_thread(source.silence.wait, 10)
         await sink.until(lambda: sink.states and sink.states[-1].on)
-        clock.now_s += pipeline_module.NO_SIGNAL_AFTER_S + 0.1
+        clock.now_s += SILENT_AFTER_S + 0.1
         await sink.until(lambda: sink.states[-1].signal == "none")
         assert sink.states[-1].on
         assert sink.states[-1].state is None
@@ -225,7 +241,7 @@ async def test_a_stream_that_never_sends_a_sample_is_no_signal(monkeypatch):
     async with make_reader(ScriptedSource(silent=True), clock) as reader:
         running = asyncio.create_task(make_pipeline(reader, sink, clock).run())
         await sink.until(lambda: sink.states)
-        clock.now_s += pipeline_module.NO_SIGNAL_AFTER_S + 0.1
+        clock.now_s += SILENT_AFTER_S + 0.1
         await sink.until(lambda: sink.states[-1].signal == "none")
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -31,7 +31,10 @@ async def test_a_recording_waits_for_a_stalled_loop_and_sheds_nothing(monkeypatc
     stop = threading.Event()
     source = RecordingSource(recording, stop=stop)
     detector = SimpleNamespace(
-        feed=lambda chunk: [chunk.first_index], catch_up=lambda: None, close=lambda: None
+        feed=lambda chunk: [chunk.first_index],
+        remind=lambda _now_s: [],
+        catch_up=lambda: None,
+        close=lambda: None,
     )
     async with Reader(
         source, lambda _spec: detector, clock=source.clock, stop=stop, patient=True

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from stream_classifier.health import Condition, Health, Rung, Step
 from stream_classifier.signals import (
     AlertEvent,
     ChannelQuality,
@@ -26,6 +27,7 @@ from stream_classifier.sinks.messages import (
     MAX_PAYLOAD_BYTES,
     AlertMessage,
     EventMessage,
+    HealthMessage,
     InfoMessage,
     Message,
     MessageBuilder,
@@ -46,7 +48,7 @@ from stream_classifier.sinks.topics import Topics
 DECIDED = datetime(2026, 11, 23, 14, 32, 15, 100_000, UTC)
 CLOCK = WallClock(offset_s=DECIDED.timestamp() - 1000)
 TYPES: tuple[type[Message], ...] = (
-    AlertMessage, EventMessage, PredictionMessage, QualityMessage, InfoMessage,
+    AlertMessage, EventMessage, PredictionMessage, QualityMessage, InfoMessage, HealthMessage,
 )  # fmt: skip
 
 # As in the documentation for subscribers: what they may rely on for ever.
@@ -59,7 +61,7 @@ DOCUMENTED_ALERT = """
  "quality":"fair","latched":true,"acknowledged":false,"late":false,"durable":true,"test":false,
  "decided":"2026-11-23T14:32:15.113Z","published":"2026-11-23T14:32:15.114Z",
  "model":{"name":"bonn","sha256":"00"},"source":{"kind":"lsl","source_id":"x"},
- "simulated":false,"intended_use":"research"}
+ "simulated":false,"intended_use":"research","muted_until":null}
 """
 
 
@@ -135,6 +137,10 @@ def all_messages(made_by: MessageBuilder) -> list[Message]:
         made_by.prediction(prediction(n), signal="ok", decided=DECIDED),
         made_by.quality([quality(label) for label in made_by.spec.labels], at_s=1, signal="poor"),
         made_by.quality([], at_s=0, signal="starting"),
+        made_by.health(
+            Health(1.0, tuple(Step(rung, Condition.FAULT, 0.5, "é" * 9999, "x") for rung in Rung)),
+            counters={"samples": 1},
+        ),
         made_by.info(
             at=DECIDED,
             topics=Topics(made_by.spec.name).by_name(),

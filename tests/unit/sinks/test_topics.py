@@ -65,6 +65,7 @@ def test_all_topics_lie_below_base_and_stream() -> None:
         "event": "ward/eeg/bed3/alert/event",
         "prediction": "ward/eeg/bed3/prediction",
         "quality": "ward/eeg/bed3/quality",
+        "health": "ward/eeg/bed3/health",
         "info": "ward/eeg/bed3/info",
     }
 

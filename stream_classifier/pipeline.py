@@ -21,7 +21,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -169,6 +169,8 @@ class Reader:
         stop: Set to make a source that is still looking for its stream give up.
         patient: Whether the source may wait for a stalled loop, as a recording may, so that
             nothing is shed.
+        taps: Each is given every chunk, on the thread, once it has been classified; has to return
+            at once. What one raises ends the reader.
 
     Raises:
         SourceError: On entering, if the source cannot be attached.
@@ -182,8 +184,10 @@ class Reader:
         clock: Callable[[], float],
         stop: threading.Event,
         patient: bool = False,
+        taps: Sequence[Callable[[Chunk], None]] = (),
     ) -> None:
         self._source = source
+        self._taps = taps
         self._make_detector = make_detector
         self._clock = clock
         self._stop = stop
@@ -298,6 +302,8 @@ class Reader:
                 else:
                     self.last_sample_s = chunk.received_s
                     self._feed(detector, chunk, since_s=looked_s)
+                    for tap in self._taps:
+                        tap(chunk)
                 looked_s = came_s
         except Exception as error:  # noqa: BLE001 - as above
             self._tell(self._ended, error)

@@ -39,12 +39,13 @@ from stream_classifier.errors import (
 from stream_classifier.gain_store import GainStore
 from stream_classifier.health import Health
 from stream_classifier.pipeline import Pipeline, Reader, Sink
-from stream_classifier.signals import AlertEvent, Calibrated, Engine, StreamSpec
+from stream_classifier.signals import AlertEvent, Calibrated, Chunk, Engine, StreamSpec
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
 from stream_classifier.sinks.commands import CommandDesk
 from stream_classifier.sinks.connection import probe
 from stream_classifier.sinks.console import ConsoleSink
+from stream_classifier.sinks.fan_out import FanOut
 from stream_classifier.sinks.messages import (
     EventMessage,
     InfoMessage,
@@ -122,14 +123,17 @@ async def serve(
     manager = ServiceManager()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(manager.stopping)
+        publishes = _publishes(settings)
+        station = await _Station.make(settings)
         broker = None
-        if _publishes(settings):
+        if publishes:
             broker = await stack.enter_async_context(_broker(settings.mqtt))
             await probe(broker)
-        station = await _Station.make(settings)
         reader = await stack.enter_async_context(station.first_reader())
         builder = station.message_builder(reader)
         sink: Sink = ConsoleSink(lambda event: on_event(event, builder.clock))
+        others: list[Sink] = []  # what looks at results, or keeps them
+        mqtt: MqttSink | None = None
         if broker is not None:
             outbox = await stack.enter_async_context(
                 Outbox(
@@ -143,10 +147,10 @@ async def serve(
                 acknowledge=lambda alert_id: pipeline.acknowledge(alert_id),  # noqa: PLW0108
                 mute=lambda until: pipeline.mute(until),  # noqa: PLW0108
                 spend=lambda nonce, until: outbox.spend(nonce, until=until),
-                answer=lambda command, payload: mqtt.answer(command, payload),  # noqa: PLW0108
+                answer=lambda command, payload: mqtt.answer(command, payload) if mqtt else None,
             )
             await stack.enter_async_context(_working(desk))
-            sink = mqtt = await stack.enter_async_context(
+            mqtt = await stack.enter_async_context(
                 MqttSink(
                     settings=broker,
                     outbox=outbox,
@@ -155,6 +159,7 @@ async def serve(
                     on_command=desk.take if settings.mqtt.commands else None,
                 )
             )
+            sink = mqtt
         watchdog = stack.enter_context(LoopWatchdog())
 
         async def revive(failure: Exception) -> Reader:
@@ -165,7 +170,7 @@ async def serve(
         pipeline = Pipeline(
             reader=reader,
             builder=builder,
-            sink=sink,
+            sink=FanOut(sink, others) if others else sink,
             clock=station.clock,
             revive=revive,
             on_calibrated=station.keep_gains,
@@ -179,8 +184,8 @@ async def serve(
         stack.callback(lambda: on_ended(_summary(pipeline)))
         await _run(pipeline, seconds)
         if isinstance(station.source, RecordingSource) and station.source.ended:
-            if isinstance(sink, MqttSink):
-                await _delivered(sink)
+            if mqtt is not None:
+                await _delivered(mqtt)
             _refuse_unusable(station.source, reader.detector)
 
 
@@ -195,6 +200,7 @@ class _Station:
         spec: The stream; known once the first reader has attached, as are the next two.
         topics: Its topics.
         outbox_file: Where its events are kept.
+        taps: Given every chunk; see ``Reader``.
     """
 
     spec: StreamSpec
@@ -221,6 +227,7 @@ class _Station:
         self._wall = WallClock.set_now(self.clock())
         self._backoff = Backoff(first_s=REVIVE_FIRST_S, cap_s=REVIVE_CAP_S, stable_s=STABLE_S)
         self._n_failures = 0
+        self.taps: list[Callable[[Chunk], None]] = []
         self._began_s = time.monotonic()
 
     @classmethod
@@ -240,6 +247,7 @@ class _Station:
             clock=self.clock,
             stop=self._stop,
             patient=self.is_recording,
+            taps=self.taps,
         )
 
     async def next_reader(self, failure: Exception, *, standing: AlertEvent | None) -> Reader:
@@ -267,7 +275,7 @@ class _Station:
             return self._detector(found, standing)
 
         source = await _source(_the_same(self.settings.source, self.spec), self._stop)
-        return Reader(source, detector, clock=self.clock, stop=self._stop)
+        return Reader(source, detector, clock=self.clock, stop=self._stop, taps=self.taps)
 
     def message_builder(self, reader: Reader) -> MessageBuilder:
         """Return what words the results; called once the first reader has attached."""

@@ -29,7 +29,12 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from stream_classifier.errors import ConfigError
 from stream_classifier.toml_file import parse_toml, read_toml
@@ -181,8 +186,12 @@ class OutboxSettings(Section):
     path: Path | None = Field(
         None, description="unset: one file a stream in the user's state folder"
     )
-    max_age_h: Annotated[float, Field(gt=0)] = Field(72.0, description="hours an event is kept")
-    max_rows: Annotated[int, Field(ge=100)] = Field(100_000, description="events kept at most")
+    max_age_h: Annotated[float, Field(gt=0, le=87_600)] = Field(
+        72.0, description="hours an event is kept"
+    )
+    max_rows: Annotated[int, Field(ge=100, le=10_000_000)] = Field(
+        100_000, description="events kept at most"
+    )
 
 
 class DatasetSettings(Section):
@@ -262,6 +271,11 @@ def load(path: Path | None = None, flags: Mapping[str, Any] | None = None) -> Se
         return Settings(**_merge(_merge(in_file, from_environment), given))
     except ValidationError as error:
         raise ConfigError(_explain(error, file, in_file, given)) from error
+    except SettingsError as error:
+        # Not chained: its cause quotes the value, which may be a secret.
+        raise ConfigError(
+            f"environment: {error}. Try: one variable a key, as {ENV_PREFIX}MQTT__BROKER"
+        ) from None
 
 
 def template() -> str:
@@ -293,20 +307,21 @@ def shown(settings: Settings) -> dict[str, Any]:
     return data
 
 
-def _environment() -> dict[str, Any]:
-    class EnvironmentOnly(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],  # noqa: ARG003
-            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (env_settings,)
+class _EnvironmentOnly(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (env_settings,)
 
-    return EnvironmentOnly().model_dump(exclude_unset=True)
+
+def _environment() -> dict[str, Any]:
+    return _EnvironmentOnly().model_dump(exclude_unset=True)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,8 +384,9 @@ def _nearest(path: tuple[str, ...]) -> str:
     names = {".".join(key): key for key in _valid_keys()}
     # A right key in the wrong section is the commonest slip: the last part decides, too.
     tails = {key[-1]: name for name, key in names.items()}
-    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
-    if not near and (tail := difflib.get_close_matches(path[-1], tails, n=1, cutoff=0.6)):
+    near = difflib.get_close_matches(wanted.lower(), names, n=1, cutoff=0.6)
+    tail = difflib.get_close_matches(path[-1].lower(), tails, n=1, cutoff=0.6)
+    if not near and tail:
         near = [tails[tail[0]]]
     hint = f"; did you mean {near[0]!r}?" if near else ". Try: stream-classifier config show"
     return f"{wanted!r}{hint}"

@@ -31,7 +31,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/stream-classifier demo $(ARGS)
 
 test: $(VENV)/.test-$(TORCH) mosquitto
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-faults: $(VENV)/.test-$(TORCH) mosquitto
 	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -m "slow or not slow" tests/system/faults $(ARGS)

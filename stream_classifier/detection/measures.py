@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Measure = NDArray[np.float64]
@@ -24,10 +25,9 @@ or volts taken for microvolts."""
 FLAT_SAMPLES = 30
 """0.17 s at 178 Hz. A stretch of this length is sure to be noticed, one of 24 samples may be."""
 
-RAIL_SAMPLES = 8
 RAIL_SHARE = 0.005
-"""A stretch of ``RAIL_SAMPLES`` that stays within this share of the window's peak to peak from its
-maximum or minimum is at a rail. The crest of a 1 Hz wave is one such stretch at most."""
+"""A sample within this share of the window's peak to peak from its maximum or minimum is at a rail.
+Of a sine 9% are; of the Epileptic Seizure Recognition data set's windows at most 16%."""
 
 MAX_BLOCK = 10
 TINY = 1e-9
@@ -42,12 +42,14 @@ class Basics:
         mean_uv: Its mean, µV.
         span_uv: Peak to peak, µV.
         flat_share: Share in which nothing moves.
+        railed_share: Share at its own extreme.
     """
 
     finite: NDArray[np.bool_]
     mean_uv: Measure
     span_uv: Measure
     flat_share: Measure
+    railed_share: Measure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,6 @@ class Measures(Basics):
         step_share: Largest change from one sample to the next, of the peak to peak.
         step_crest: The same, of the root mean square of all changes: 1.4 for a wave, about 3 for
             noise, 6 to 11 for a step.
-        railed_share: Share at its own extreme.
         mains_share: Power at the mains' frequency, of all power.
         fast_share: Mean of sin²(pi f / rate) over its power without the mains: 0.03 for a 10 Hz
             wave, 0.4 at 40 Hz; the mobility of Hjorth (Electroencephalogr. Clin. Neurophysiol.
@@ -79,7 +80,6 @@ class Measures(Basics):
     rms_uv: Measure
     step_share: Measure
     step_crest: Measure
-    railed_share: Measure
     mains_share: Measure
     fast_share: Measure
     clean_span_uv: Measure
@@ -117,12 +117,14 @@ class WindowMeter:
         finite = self._fill(x, raw)
         blocks = self._blocks(x)
         extremes = _extremes(blocks)
-        high, minus_low = _apart(self._in_windows(extremes).max(axis=2), 2)
+        most = self._in_windows(extremes).max(axis=2)
+        high, minus_low = _apart(most, 2)
         return Basics(
             finite=finite,
             mean_uv=self._in_windows(blocks.sum(axis=2)).sum(axis=2).T / self._window,
             span_uv=np.maximum(high + minus_low, TINY).T,
             flat_share=self._flat_share(extremes).T,
+            railed_share=self._railed_share(x, most).T,
         )
 
     def measure(self, raw: NDArray[np.float32], filtered: NDArray[np.float32]) -> Measures:
@@ -166,7 +168,7 @@ class WindowMeter:
             step_share=(step / span).T,
             step_crest=(step / usual_step).T,
             flat_share=self._flat_share(of_x).T,
-            railed_share=self._railed_share(of_x, most_of_x).T,
+            railed_share=self._railed_share(x, most_of_x).T,
             mains_share=np.minimum(mains / power, 1).T,
             fast_share=np.minimum(np.maximum(fast / np.maximum(power - mains, TINY), 0), 1).T,
             clean_span_uv=clean_span.T,
@@ -252,17 +254,14 @@ class WindowMeter:
         still = self._in_windows(high + minus_low < FLAT_UV, self._per - n + 1)
         return np.asarray(still.sum(axis=2) / still.shape[2])
 
-    def _railed_share(self, extremes: Measure, most: Measure) -> Measure:
-        """Return the share that stays near an extreme: its lowest is near the highest, or so."""
-        n = -(-RAIL_SAMPLES // self._size)
+    def _railed_share(self, x: Measure, most: Measure) -> Measure:
+        """Return the share of samples at an extreme; clipping need not be long to be often."""
         high, minus_low = _apart(most, 2)
         slack = RAIL_SHARE * (high + minus_low)
-        limits = np.concatenate([slack - minus_low, slack - high])
-        at_rail = (
-            self._in_windows(_running_max(extremes, n), self._per - n + 1) <= limits[..., None]
-        )
-        at_bottom, at_top = _apart(at_rail, 2)
-        return np.asarray((at_top | at_bottom).sum(axis=2) / at_rail.shape[2])
+        windows = sliding_window_view(x, self._window, axis=1)[:, :: self._step * self._size]
+        at_top = windows >= (high - slack)[..., None]
+        at_bottom = windows <= (slack - minus_low)[..., None]
+        return np.asarray((at_top | at_bottom).sum(axis=2) / self._window)
 
 
 @lru_cache(maxsize=64)

@@ -42,6 +42,13 @@ def test_a_wrong_unit_is_refused(gain, reason):
     assert judge(eeg() * np.float32(gain), limit_offset=True) == (reason,)
 
 
+def test_a_clipped_signal_is_refused_and_a_seizure_is_not():
+    loud = np.clip(eeg() * np.float32(50), -300, 300)
+    assert judge(loud, limit_offset=True) == ("railed",)
+    seizure = np.sin(2 * np.pi * 4 * np.arange(120) / 178)[:, None].astype(np.float32) * 400
+    assert judge(seizure, limit_offset=True) == ("",)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_value_that_is_not_finite_refuses_its_channel_only(value):
     window = np.concatenate([eeg(), eeg()], axis=1)

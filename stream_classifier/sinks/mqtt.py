@@ -68,19 +68,20 @@ QUALITY_CHANGE_EVERY_S = 1.0
 
 QUALITY_EXPIRES_S = 15
 
-RETRY_FIRST_S = 0.25
+RETRY_FIRST_S = 0.1
+"""After a connection that was lost. A broker that was stopped is not back as soon as this: a first
+try that it takes tells that it was there all the time, and let go of us alone."""
+
 RETRY_CAP_S = 5.0
 """Not longer, so that a broker that is back after any outage shows the truth within 5 s."""
-
-STABLE_S = 10.0
-"""A connection that held this long was a success: the waits start again from the first."""
 
 CONTENDED_S = 60.0
 SHORT_LIVED = 2
 CONTENDED_RETRY_S = 15.0
 """Another client that uses our name throws us out, and we it, for ever; so we come back at most
-five times a minute. MQTT 5 brokers say that it is so; else it is presumed after so many connections
-in a row that the broker took and ended within a minute."""
+five times a minute. Some MQTT 5 brokers say that it is so (mosquitto 2.0 does not); else it is
+presumed after so many connections in a row that lasted for less than a minute, at a broker that was
+there all the time."""
 
 REFUSED_RETRY_S = 30.0
 """After a refusal a person must act; asking more often only fills the broker's log."""
@@ -334,7 +335,7 @@ class MqttSink:
 
     async def _serve(self) -> None:
         await self._told.wait()
-        backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=STABLE_S)
+        backoff = Backoff(first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S, stable_s=CONTENDED_S)
         n_short = 0
         while not self._stop.is_set():
             since_s = _clock_s()
@@ -350,18 +351,17 @@ class MqttSink:
                 self._report(str(error), retry_s=REFUSED_RETRY_S)
                 await self._pause(REFUSED_RETRY_S)
             except BrokerUnavailableError as error:
-                lasted_s = _clock_s() - since_s if self._connected else 0.0
-                retry_s = backoff.next_s(lasted_s=lasted_s)
                 fault = str(error)
-                n_short = n_short + 1 if self._connected and lasted_s < CONTENDED_S else 0
-                if isinstance(error, DuplicateIdError):
-                    retry_s = CONTENDED_RETRY_S
-                elif n_short >= SHORT_LIVED:
-                    retry_s = CONTENDED_RETRY_S
+                is_short = self._connected and _clock_s() - since_s < CONTENDED_S
+                n_short = n_short + 1 if is_short else 0  # not if it was away
+                retry_s = backoff.next_s(lasted_s=math.inf if self._connected else 0.0)
+                if n_short >= SHORT_LIVED and not isinstance(error, DuplicateIdError):
                     fault += (
                         f". Perhaps duplicate_id. Try: look for another client called "
                         f"{self._connector.client_id!r}, such as a second classifier on this stream"
                     )
+                if n_short >= SHORT_LIVED or isinstance(error, DuplicateIdError):
+                    retry_s = CONTENDED_RETRY_S
                 self._report(fault, retry_s=retry_s)
                 await self._pause(retry_s)
             finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -96,3 +98,83 @@ def mosquitto_with_password(tmp_path):
     broker = Mosquitto(tmp_path / "mosquitto", config=config).start()
     yield broker
     broker.kill()
+
+
+SCENARIO = """
+title = "short"
+seed = 3
+[[part]]
+state = "background"
+seconds = 6
+[[part]]
+state = "seizure"
+seconds = 14
+[[part]]
+state = "background"
+seconds = 8
+[[part]]
+state = "seizure"
+seconds = 14
+[[part]]
+state = "background"
+seconds = 60
+"""
+
+
+class Story:
+    """A device, the pipeline on it, and a subscriber."""
+
+    def __init__(self, start, mosquitto, source_id, tmp_path):
+        self._start = start
+        self.broker = mosquitto
+        self.source_id = source_id
+        self.scenario = tmp_path / "short.toml"
+        self.scenario.write_text(SCENARIO)
+        self.outbox = tmp_path / "outbox.sqlite"
+        self.subscriber = start("subscribe", "--broker", mosquitto.url, "--json")
+
+    def device(self):
+        return self._start(
+            *("simulate", "synthetic", "--scenario", self.scenario, "--name", self.source_id),
+            *("--source-id", self.source_id),
+        )
+
+    def pipeline(self, *more, bundle="bonn"):
+        """The classifier; the device plays the data set's recordings, so with their bundle."""
+        return self._start(
+            *("run", "--source-id", self.source_id, "--wait", "30", "--json"),
+            *(("--bundle", bundle) if bundle else ()),
+            *("--broker", self.broker.url, "--stream", "bed3"),
+            *("--set", f"outbox.path={self.outbox}", "--set", "alarm.refractory_s=4", *more),
+        )
+
+    def heard(self, what):
+        """Messages of one topic, in the order they came: ``status``, ``alert``, ``alert/event``."""
+        messages = []
+        for line in self.subscriber.printed.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line may be half written
+                message = json.loads(line)
+                if message["topic"] == f"stream_classifier/bed3/{what}":
+                    messages.append(message["message"])
+        return messages
+
+    def until(self, what, condition, *, within_s=40.0):
+        """Wait for a message of a topic that fulfils a condition."""
+        return eventually(
+            lambda: next((m for m in reversed(self.heard(what)) if condition(m)), None),
+            within_s=within_s,
+            what=f"a message on {what}; heard {self.heard(what)[-2:]}",
+        )
+
+    def until_now(self, what, condition, *, within_s=40.0):
+        """Wait until the newest message of a topic fulfils a condition."""
+        return eventually(
+            lambda: (heard := self.heard(what)) and condition(heard[-1]) and heard[-1],
+            within_s=within_s,
+            what=f"the newest message on {what}; it was {self.heard(what)[-1:]}",
+        )
+
+
+@pytest.fixture
+def story(start, mosquitto, source_id, tmp_path):
+    return Story(start, mosquitto, source_id, tmp_path)

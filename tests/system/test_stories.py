@@ -1,7 +1,5 @@
 """Whole stories: a device, the pipeline, a broker and a subscriber, each a process of its own."""
 
-import contextlib
-import json
 import shutil
 import signal
 import time
@@ -14,85 +12,6 @@ from stream_classifier.bundle import load_bundle
 from .conftest import eventually
 
 pytestmark = [pytest.mark.lsl, pytest.mark.broker]
-
-SCENARIO = """
-title = "short"
-seed = 3
-[[part]]
-state = "background"
-seconds = 6
-[[part]]
-state = "seizure"
-seconds = 14
-[[part]]
-state = "background"
-seconds = 8
-[[part]]
-state = "seizure"
-seconds = 14
-[[part]]
-state = "background"
-seconds = 60
-"""
-
-
-class Story:
-    """A device, the pipeline on it, and a subscriber."""
-
-    def __init__(self, start, mosquitto, source_id, tmp_path):
-        self._start = start
-        self.broker = mosquitto
-        self.source_id = source_id
-        self.scenario = tmp_path / "short.toml"
-        self.scenario.write_text(SCENARIO)
-        self.outbox = tmp_path / "outbox.sqlite"
-        self.subscriber = start("subscribe", "--broker", mosquitto.url, "--json")
-
-    def device(self):
-        return self._start(
-            *("simulate", "synthetic", "--scenario", self.scenario, "--name", self.source_id),
-            *("--source-id", self.source_id),
-        )
-
-    def pipeline(self, *more, bundle="bonn"):
-        """The classifier; the device plays the data set's recordings, so with their bundle."""
-        return self._start(
-            *("run", "--source-id", self.source_id, "--wait", "30", "--json"),
-            *(("--bundle", bundle) if bundle else ()),
-            *("--broker", self.broker.url, "--stream", "bed3"),
-            *("--set", f"outbox.path={self.outbox}", "--set", "alarm.refractory_s=4", *more),
-        )
-
-    def heard(self, what):
-        """Messages of one topic, in the order they came: ``status``, ``alert``, ``alert/event``."""
-        messages = []
-        for line in self.subscriber.printed.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last line may be half written
-                message = json.loads(line)
-                if message["topic"] == f"stream_classifier/bed3/{what}":
-                    messages.append(message["message"])
-        return messages
-
-    def until(self, what, condition, *, within_s=40.0):
-        """Wait for a message of a topic that fulfils a condition."""
-        return eventually(
-            lambda: next((m for m in reversed(self.heard(what)) if condition(m)), None),
-            within_s=within_s,
-            what=f"a message on {what}; heard {self.heard(what)[-2:]}",
-        )
-
-    def until_now(self, what, condition, *, within_s=40.0):
-        """Wait until the newest message of a topic fulfils a condition."""
-        return eventually(
-            lambda: (heard := self.heard(what)) and condition(heard[-1]) and heard[-1],
-            within_s=within_s,
-            what=f"the newest message on {what}; it was {self.heard(what)[-1:]}",
-        )
-
-
-@pytest.fixture
-def story(start, mosquitto, source_id, tmp_path):
-    return Story(start, mosquitto, source_id, tmp_path)
 
 
 def test_a_seizure_becomes_an_alert_and_the_alert_has_an_end(story):
@@ -164,14 +83,6 @@ def test_an_alert_raised_while_the_broker_is_dead_arrives_when_it_is_back(story)
     assert [m["ts"] for m in heard] == sorted(m["ts"] for m in heard)
 
 
-def test_a_pipeline_that_is_killed_is_said_to_be_offline(story):
-    story.device()
-    pipeline = story.pipeline()
-    story.until_now("status", lambda m: m == "online")
-    pipeline.kill()
-    story.until_now("status", lambda m: m == "offline", within_s=12)
-
-
 def test_an_alert_outlives_a_pipeline_that_is_killed_and_restarted(story):
     story.device()
     pipeline = story.pipeline()
@@ -200,18 +111,6 @@ def iso_s(text):
     return datetime.fromisoformat(text).timestamp()
 
 
-def test_a_stop_in_the_middle_of_an_alert_is_clean_and_leaves_the_alert_standing(story):
-    story.device()
-    pipeline = story.pipeline()
-    story.until_now("alert", lambda m: m["on"])
-    asked_at = time.monotonic()
-    assert pipeline.stop() == 0
-    assert time.monotonic() - asked_at < 5.0  # promised: 3 s; the rest is for a busy machine
-    assert story.until_now("status", lambda m: m == "stopped")
-    last = story.heard("alert")[-1]
-    assert (last["signal"], last["state"], last["on"]) == ("stopped", None, True)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_two_signals_in_a_row_still_stop_cleanly(story, number, code):
     story.device()
@@ -222,15 +121,6 @@ def test_two_signals_in_a_row_still_stop_cleanly(story, number, code):
     assert pipeline.process.wait(10) == code
     assert story.until_now("status", lambda m: m == "stopped")
     assert "Traceback" not in pipeline.said
-
-
-def test_detection_starts_without_a_broker(story):
-    story.broker.kill()
-    story.device()
-    pipeline = story.pipeline()
-    eventually(lambda: "raised:" in pipeline.said, what="an alert in the pipeline's log")
-    story.broker.start()
-    story.until("alert/event", lambda m: m["event_type"] == "raised")
 
 
 def one_clear_line(command, exit_code, *words):
@@ -247,23 +137,6 @@ def test_two_pipelines_on_one_outbox_are_one_too_many(story):
     story.until_now("status", lambda m: m == "online")
     one_clear_line(story.pipeline(), 1, "outbox")
     assert story.heard("status")[-1] == "online"
-
-
-def test_a_wrong_password_is_exit_code_5(start, mosquitto_with_password, tmp_path):
-    wrong = tmp_path / "wrong"
-    wrong.write_text("open barley\n")
-    arguments = (
-        "run",
-        "--broker",
-        mosquitto_with_password.url,
-        "--username",
-        "nurse",
-        "--wait",
-        "1",
-    )
-    command = start(*arguments, "--password-file", wrong)
-    one_clear_line(command, 5, mosquitto_with_password.url)
-    assert "barley" not in command.said
 
 
 def test_the_right_password_lets_in_and_is_never_shown(

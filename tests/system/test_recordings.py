@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from stream_classifier.bundle import load_bundle
-from tests.recordings_on_disk import BACKGROUND_S, SEIZURE_S, signal_uv, write_csv, write_edf
-
 from tests.live_broker import Mosquitto, mosquitto_binary
+from tests.recordings_on_disk import BACKGROUND_S, SEIZURE_S, signal_uv, write_csv, write_edf
 
 from .conftest import eventually
 

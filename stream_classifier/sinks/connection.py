@@ -37,6 +37,9 @@ CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 5.0
 """How long an acknowledgement may take before the connection counts as dead."""
 
+PROBE_WITHIN_S = 2.5
+"""Detection waits for the look at the broker that comes first, and for no longer than this."""
+
 MAX_INCOMING = 1_000
 """Messages received and not yet read; when full, the oldest is dropped and logged."""
 
@@ -434,19 +437,22 @@ async def probe(broker: BrokerSettings) -> str | None:
     """Look whether the broker lets us in, publishing nothing.
 
     Returns:
-        The protocol version spoken, ``"5"`` or ``"3.1.1"``; None if the broker is away,
-        which is logged and no error: it may come later.
+        The protocol version spoken, ``"5"`` or ``"3.1.1"``; None if the broker is away or takes
+        longer than 2.5 s, which is logged and no error: it may come later.
 
     Raises:
         BrokerRefusedError: If it does not let us in.
         ConfigError: If a certificate file cannot be read.
     """
+    connector = Connector(broker, client_id=passing_client_id("probe"))
     try:
-        async with Connector(broker, client_id=passing_client_id("probe")).connect() as connection:
+        async with asyncio.timeout(PROBE_WITHIN_S), connector.connect() as connection:
             return connection.protocol
     except BrokerUnavailableError as error:
         log.warning("%s", error)
-        return None
+    except TimeoutError:
+        log.warning("%s does not answer within %g s", broker, PROBE_WITHIN_S)
+    return None
 
 
 def passing_client_id(what: str) -> str:

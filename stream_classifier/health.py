@@ -2,9 +2,9 @@
 
     outlet -> samples -> rate -> quality -> engine          outbox -> broker
 
-Of a rung nothing can be said while one below it in its chain is broken: it is ``unknown`` then,
-and the lowest broken rung is where a person looks first. Health says nothing of the alert, and
-the alert nothing of health: neither ever overwrites the other.
+Of a rung nothing can be said while no samples arrive that it could be judged by: it is ``unknown``
+then, and the lowest broken rung is where a person looks first. Health says nothing of the alert,
+and the alert nothing of health: neither ever overwrites the other.
 
 Pure: no clock, no I/O.
 """
@@ -17,13 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from stream_classifier.errors import (
-    OutboxError,
-    SignalError,
-    SinkError,
-    SourceError,
-    StreamClassifierError,
-)
+from stream_classifier.errors import OutboxError, SignalError, SinkError, SourceError
 from stream_classifier.signals import ChannelState, ChannelVerdict, SourceHealth, SourceState
 
 SILENT_AFTER_S = 1.5
@@ -44,6 +38,9 @@ RATE_FAULT = 0.05
 
 POOR_FAULT_AFTER_S = 1.0
 """No usable channel for this long is a fault, not a blink."""
+
+START_AT_MOST_S = 10.0
+"""Samples that arrive for so long and make no window that can be judged are a fault."""
 
 BEHIND_S = 1.0
 """Decisions that lag more than this behind their samples are late."""
@@ -132,7 +129,7 @@ class Health:
 
     @property
     def gist(self) -> tuple[object, ...]:
-        """What makes it news."""
+        """What makes it news; reasons hold numbers that change all the time."""
         return tuple((step.rung, step.condition) for step in self.steps)
 
 
@@ -206,6 +203,7 @@ class _Found:
 
 
 _OK = _Found()
+_UNKNOWN = _Found(Condition.UNKNOWN, "no samples to judge it by")
 
 
 @dataclass(slots=True)
@@ -229,7 +227,7 @@ class Ladder:
 
     _steps: dict[Rung, Step] = field(default_factory=dict)
     _started_s: float | None = None
-    _usable_s: float = -math.inf
+    _usable_s: float = math.inf  # when a channel could last be judged, or samples began
     _shed: _Recent = field(default_factory=_Recent)
     _restarts: _Recent = field(default_factory=_Recent)
     _dropped: _Recent = field(default_factory=_Recent)
@@ -238,15 +236,16 @@ class Ladder:
         """Say how each rung stands now."""
         if self._started_s is None:
             self._started_s = facts.now_s
-        outlet, samples = _outlet(facts), _samples(facts)
+        samples = _samples(facts)
         arriving = samples.condition is Condition.OK
-        below = _Found(Condition.UNKNOWN, "no samples to judge")
+        if not arriving:
+            self._usable_s = facts.now_s
         found = {
-            Rung.OUTLET: outlet,
+            Rung.OUTLET: _outlet(facts),
             Rung.SAMPLES: samples,
-            Rung.RATE: _rate(facts) if arriving else below,
-            Rung.QUALITY: self._quality(facts, arriving=arriving) if arriving else below,
-            Rung.ENGINE: self._engine(facts),
+            Rung.RATE: _rate(facts) if arriving else _UNKNOWN,
+            Rung.QUALITY: self._quality(facts) if arriving else _UNKNOWN,
+            Rung.ENGINE: self._engine(facts, arriving=arriving),
             Rung.OUTBOX: self._outbox(facts),
             Rung.BROKER: self._broker(facts),
         }
@@ -261,13 +260,18 @@ class Ladder:
         self._steps[rung] = step
         return step
 
-    def _quality(self, facts: Facts, *, arriving: bool) -> _Found:
-        if not arriving or not facts.has_decided or not facts.channels:
-            self._usable_s = facts.now_s
-            return _Found(Condition.STARTING, "the first window is not complete")
+    def _quality(self, facts: Facts) -> _Found:
         poor = [c for c in facts.channels if c.state is ChannelState.POOR]
-        if len(poor) < len(facts.channels):
+        judged = facts.has_decided and len(facts.channels) > 0
+        self._usable_s = min(self._usable_s, facts.now_s)
+        if judged and len(poor) < len(facts.channels):
             self._usable_s = facts.now_s
+        useless_s = facts.now_s - self._usable_s
+        if not judged or all(c.reasons[:1] == ("settling",) for c in facts.channels):
+            if useless_s < START_AT_MOST_S:
+                return _Found(Condition.STARTING, "the first window is not complete")
+            said = f"for {useless_s:.0f} s no window was complete: samples keep missing"
+            return _Found(Condition.FAULT, said, "look at the link between headset and computer")
         if not poor:
             if facts.calibrating:
                 return _Found(Condition.STARTING, "gains are being measured; alarms are live")
@@ -284,14 +288,14 @@ class Ladder:
             )
             return _Found(Condition.DEGRADED, said, remedy)
         said = f"no channel can be classified: {words}"
-        lasted = facts.now_s - self._usable_s >= POOR_FAULT_AFTER_S
+        lasted = useless_s >= POOR_FAULT_AFTER_S
         return _Found(Condition.FAULT if lasted else Condition.DEGRADED, said, remedy)
 
-    def _engine(self, facts: Facts) -> _Found:
+    def _engine(self, facts: Facts, *, arriving: bool) -> _Found:
         restarted = self._restarts.seen(facts.n_restarts, facts.now_s)
         shed = self._shed.seen(facts.n_shed, facts.now_s)
         slow = "a faster machine, fewer channels, or a larger model.hop_samples"
-        if facts.behind_s > BEHIND_S:
+        if arriving and facts.behind_s > BEHIND_S:
             said = f"{facts.engine} is {facts.behind_s:.1f} s behind the samples"
             return _Found(Condition.FAULT, said, slow)
         if shed:
@@ -299,12 +303,14 @@ class Ladder:
             return _Found(Condition.DEGRADED, said, slow)
         if facts.engine_fault is not None:
             return _Found(
-                Condition.DEGRADED, facts.engine_fault, "restart to use the GPU again; look at it"
+                Condition.DEGRADED,
+                facts.engine_fault,
+                "look at the GPU, then restart the classifier to use it again",
             )
         if restarted:
             said = f"the reader was started again ({facts.n_restarts}): {facts.restart_reason}"
             return _Found(Condition.DEGRADED, said, "report it, with the log")
-        return _OK
+        return _OK if arriving else _UNKNOWN
 
     def _outbox(self, facts: Facts) -> _Found:
         dropped = self._dropped.seen(facts.n_dropped, facts.now_s)
@@ -334,22 +340,24 @@ class Ladder:
         )
 
 
-def stopped_health(at_s: float, *, why: StreamClassifierError | None = None) -> Health:
+def stopped_health(at_s: float, *, why: Exception | None = None) -> Health:
     """Return what is left of the ladder when nobody looks any more.
 
     Args:
         at_s: When, on the source's clock.
         why: What ended it all; None: somebody stopped it.
     """
-    steps = {rung: Step(rung, Condition.UNKNOWN, at_s, "stopped") for rung in Rung}
+    stopped = "the classifier is stopped"
+    steps = {rung: Step(rung, Condition.UNKNOWN, at_s, stopped) for rung in Rung}
     if why is not None:
         rung = next((r for kind, r in _RUNG_OF.items() if isinstance(why, kind)), Rung.ENGINE)
         said, _, remedy = str(why).partition(" Try: ")
-        steps[rung] = Step(rung, Condition.FAULT, at_s, said, remedy)
+        said = said or type(why).__name__
+        steps[rung] = Step(rung, Condition.FAULT, at_s, said, remedy or "look at the log")
     return Health(at_s, tuple(steps.values()))
 
 
-_RUNG_OF = {
+_RUNG_OF: dict[type[Exception], Rung] = {  # an outbox's error is a sink's, too: it comes first
     SourceError: Rung.OUTLET,
     OutboxError: Rung.OUTBOX,
     SinkError: Rung.BROKER,
@@ -415,6 +423,6 @@ _REMEDIES = {
     "pop": "an electrode is loose: press it on, add gel",
     "drift": "an electrode is loose or dries out: add gel",
     "alone": "this electrode does what no other does: put it back on",
-    "settling": "nothing: the filters settle after a gap",
+    "settling": "nothing, if it passes: the filters settle after a gap",
     "hold-off": "nothing, if it passes: it follows a disturbance",
 }

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -95,7 +95,7 @@ LATENCY_EVERY_S = 5.0
 """How often the percentiles of the latency are looked at."""
 
 WALL_STEP_S = 0.5
-"""A wall clock that moves by more than this against the source's was set."""
+"""A wall clock that moves by more than this against one that nobody sets was set."""
 
 PATIENCE_S = 0.01
 """How long a patient reader waits before it looks again whether there is room."""
@@ -205,6 +205,7 @@ class Reader:
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[Detector] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._ended.add_done_callback(self._refuse_asked)
         self._arrived = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._thread.start()
@@ -232,14 +233,19 @@ class Reader:
             LOG.warning("the source did not let go within %g s", JOIN_WITHIN_S)
 
     @property
+    def patient(self) -> bool:
+        """Whether it may be behind for no want of speed."""
+        return self._patient
+
+    @property
     def health(self) -> SourceHealth:
         """How the source is doing."""
         return self._source.health
 
     @property
-    def silent_for_s(self) -> float:
-        """For how long the thread has given no sign of life; 0 once it has ended."""
-        return time.monotonic() - self._alive_at if self._thread.is_alive() else 0.0
+    def sign_of_life(self) -> float:
+        """Changes all the while the thread does anything; NaN once it has ended."""
+        return self._alive_at if self._thread.is_alive() else math.nan
 
     async def ask(self, work: Callable[[Detector], list[AlertEvent]]) -> list[AlertEvent]:
         """Have something done to the detector on its own thread, between two chunks.
@@ -250,10 +256,10 @@ class Reader:
         Raises:
             Exception: Whatever ``work`` raises.
         """
+        if self._ended.done():
+            raise ReaderError(_ENDED)
         asked = _Asked(work)
         self._asked.append(asked)
-        if self._ended.done():
-            raise ReaderError("the reader has ended")
         return await asyncio.wrap_future(asked.answer)
 
     def left(self) -> list[Decision]:
@@ -314,8 +320,13 @@ class Reader:
         finally:
             self._source.close()
             detector.close()
-            while self._asked:
-                self._asked.popleft().answer.set_exception(ReaderError("the reader has ended"))
+
+    def _refuse_asked(self, _ended: object) -> None:
+        """Answer what nobody does any more; on the loop, so that nothing comes in between."""
+        while self._asked:
+            answer = self._asked.popleft().answer
+            if answer.set_running_or_notify_cancel():
+                answer.set_exception(ReaderError(_ENDED))
 
     def _feed(self, detector: Detector, chunk: Chunk, *, since_s: float) -> None:
         """Have a chunk classified; what waited too long for that is only taken.
@@ -359,6 +370,7 @@ class Reader:
     def _hand_over(self, decision: Decision) -> None:
         while self._patient and len(self._inbox) >= INBOX_LIMIT and not self._stop.is_set():
             self._stop.wait(PATIENCE_S)
+            self._alive_at = time.monotonic()
         if len(self._inbox) >= INBOX_LIMIT:
             events = tuple(item for item in decision.items if not isinstance(item, Prediction))
             self.shed += len(decision.items) - len(events)
@@ -419,6 +431,8 @@ def _from(chunk: Chunk, start: int, stop: int) -> Chunk:
     return replace(chunk, samples=chunk.samples[start:stop], first_index=chunk.first_index + start)
 
 
+_ENDED = "the reader has ended, and may be started again. Try: the same in some seconds"
+
 Revive = Callable[[Exception], Awaitable[Reader]]
 
 
@@ -460,11 +474,12 @@ class Pipeline:
         self._ladder = Ladder()
         self._on_watch = on_watch
         self._count = count
-        self._wall = _WallWatch(wall, clock)
+        self._wall = _WallWatch(wall)
         self._muted_until: datetime | None = None
+        self._mute_ends_s = math.inf
         self._n_restarts = 0
         self._restart_reason = ""
-        self._last_words: StreamClassifierError | None = None
+        self._last_words: Exception | None = None
         self._n_shed_before = 0  # by readers that failed
         self._builder = builder
         self._sink = sink
@@ -505,6 +520,8 @@ class Pipeline:
     def mute(self, until: datetime | None) -> None:
         """Ask for quiet until then; a new alert, or None, ends it. Hides nothing."""
         self._muted_until = until
+        if until is not None:  # kept by a clock that nobody sets
+            self._mute_ends_s = time.monotonic() + until.timestamp() - time.time()
         self._publish_state()
 
     async def run(self) -> None:
@@ -524,7 +541,7 @@ class Pipeline:
             for task in (work, watch):
                 if task.done():
                     task.result()
-        except StreamClassifierError as error:
+        except Exception as error:
             self._last_words = error
             raise
         finally:
@@ -620,16 +637,20 @@ class Pipeline:
 
     async def _watch(self) -> None:
         """Notice what nobody says: that samples stopped, that a thread hangs, that clocks jump."""
+        seen, silent_s = math.nan, 0.0
         while True:
             self.look()
             await asyncio.sleep(WATCH_EVERY_S)
-            if self._reader.silent_for_s > STUCK_AFTER_S:
+            # Looks are counted, no clock is read: a process that was stopped has no silent reader.
+            before, seen = seen, self._reader.sign_of_life
+            silent_s = silent_s + WATCH_EVERY_S if seen == before else 0.0
+            if silent_s > STUCK_AFTER_S:
                 raise ReaderStuckError(silent_s=STUCK_AFTER_S)
 
     def look(self) -> Health:
         """Judge the ladder, and publish what is news."""
         self._watch_signal()
-        if self._muted_until is not None and datetime.now(UTC) >= self._muted_until:
+        if self._muted_until is not None and time.monotonic() >= self._mute_ends_s:
             self.mute(None)
         self._wall.look()
         health = self._health()
@@ -638,8 +659,9 @@ class Pipeline:
         return health
 
     def _watch_signal(self) -> None:
-        """Notice that samples stopped: LSL says nothing when they do."""
-        silent = self._clock() - self._reader.last_sample_s > SILENT_AFTER_S
+        """Notice what LSL does not say: that samples stopped, or that none can be decided on."""
+        now_s = self._clock()
+        silent = now_s - self._reader.last_sample_s > SILENT_AFTER_S
         if silent and self.signal != "none":
             LOG.warning("no signal: no sample for %g s", SILENT_AFTER_S)
             self.signal = "none"
@@ -648,6 +670,15 @@ class Pipeline:
         elif not silent and not self._is_stale and self.signal == "none":
             LOG.info("samples are back")
             self.signal = "starting"
+            self._publish_state()
+        elif (
+            self._prediction is not None
+            and not self._reader.patient
+            and now_s - self._prediction.at_s > OLD_AFTER_S + self._reader.detector.delay_s
+        ):
+            LOG.warning("samples arrive, and none are decided on: too many are missing")
+            self.signal = "starting"
+            self._prediction = None
             self._publish_state()
 
     def _health(self) -> Health:
@@ -725,19 +756,18 @@ class Pipeline:
 class _WallWatch:
     """Notices that somebody set the wall clock: it moves no alert, but people should know."""
 
-    def __init__(self, wall: Callable[[], float], clock: Callable[[], float]) -> None:
+    def __init__(self, wall: Callable[[], float]) -> None:
         self._wall = wall
-        self._steady = clock
         self._ahead_s: float | None = None
         self.n_steps = 0
 
     def look(self) -> None:
-        ahead_s = self._wall() - self._steady()
+        ahead_s = self._wall() - time.monotonic()  # whatever the source's clock is
         if self._ahead_s is not None and abs(ahead_s - self._ahead_s) > WALL_STEP_S:
             self.n_steps += 1
             LOG.warning(
-                "the wall clock was set by %+.1f s; alerts go on with the time as it was at the "
-                "start. Try: a restart, to take the new time over",
+                "the wall clock was set by %+.1f s, or this machine slept; alerts go on with the "
+                "time as it was at the start. Try: a restart, to take the new time over",
                 ahead_s - self._ahead_s,
             )
         self._ahead_s = ahead_s

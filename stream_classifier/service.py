@@ -122,14 +122,15 @@ async def serve(
     """
     manager = ServiceManager()
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(manager.stopping)
         publishes = _publishes(settings)
         station = await _Station.make(settings)
         broker = None
         if publishes:
             broker = await stack.enter_async_context(_broker(settings.mqtt))
             await probe(broker)
-        reader = await stack.enter_async_context(station.first_reader())
+        manager.status("looking for the stream")
+        readers = await stack.enter_async_context(contextlib.AsyncExitStack())
+        reader = await readers.enter_async_context(station.first_reader())
         builder = station.message_builder(reader)
         sink: Sink = ConsoleSink(lambda event: on_event(event, builder.clock))
         others: list[Sink] = []  # what looks at results, or keeps them
@@ -144,6 +145,7 @@ async def serve(
             )
             # What carries commands out is made further down.
             desk = CommandDesk(
+                topic=station.topics.commands,
                 acknowledge=lambda alert_id: pipeline.acknowledge(alert_id),  # noqa: PLW0108
                 mute=lambda until: pipeline.mute(until),  # noqa: PLW0108
                 spend=lambda nonce, until: outbox.spend(nonce, until=until),
@@ -163,7 +165,8 @@ async def serve(
         watchdog = stack.enter_context(LoopWatchdog())
 
         async def revive(failure: Exception) -> Reader:
-            return await stack.enter_async_context(
+            await readers.aclose()  # lets go of the one that failed
+            return await readers.enter_async_context(
                 await station.next_reader(failure, standing=pipeline.standing)
             )
 
@@ -182,6 +185,7 @@ async def serve(
         )
         manager.ready(f"attached to {printable(station.spec.name)}")
         stack.callback(lambda: on_ended(_summary(pipeline)))
+        stack.callback(manager.stopping)
         await _run(pipeline, seconds)
         if isinstance(station.source, RecordingSource) and station.source.ended:
             if mqtt is not None:
@@ -274,8 +278,9 @@ class _Station:
                 raise StreamChangedError(self.spec.name, before=str(self.spec), now=str(found))
             return self._detector(found, standing)
 
-        source = await _source(_the_same(self.settings.source, self.spec), self._stop)
-        return Reader(source, detector, clock=self.clock, stop=self._stop, taps=self.taps)
+        stop = threading.Event()
+        source = await _source(_the_same(self.settings.source, self.spec), stop)
+        return Reader(source, detector, clock=self.clock, stop=stop, taps=self.taps)
 
     def message_builder(self, reader: Reader) -> MessageBuilder:
         """Return what words the results; called once the first reader has attached."""
@@ -347,7 +352,9 @@ class _Teller:
         self._gist = health.gist
         broken = [step for step in health.steps if step.reason]
         said = "; ".join(f"{step.rung} {step.condition}: {step.reason}" for step in broken)
-        self._manager.status(printable(f"{health.condition}{': ' if said else ''}{said}"))
+        said = printable(f"{health.condition}{': ' if said else ''}{said}")
+        LOG.info("health %s", said)
+        self._manager.status(said)
         self._on_health(health)
 
 

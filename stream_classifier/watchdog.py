@@ -21,8 +21,9 @@ from typing import Self
 ASK_EVERY_S = 0.05
 """How often the loop is asked for a sign of life."""
 
-STALL_S = 0.05
-"""A sign of life that takes longer is a stall: a block of 0.1 s is always one."""
+STALL_S = 0.03
+"""A sign of life that takes longer is a stall. Together with the line above, below 0.1 s: a block
+of 0.1 s is one whenever it begins."""
 
 TELL_AFTER_S = 1.0
 """So long a stall is logged, with the place where the loop hangs."""
@@ -66,11 +67,14 @@ class LoopWatchdog:
     ) -> None:
         self._stop.set()
         self._alive.set()
+        self._thread.join(STALL_S)
 
     def _watch(self) -> None:
         while not self._stop.wait(ASK_EVERY_S):
             asked_s = time.monotonic()
             self._alive.clear()
+            if self._stop.is_set():  # set before what was just cleared, or else that is set again
+                return
             try:
                 self._loop.call_soon_threadsafe(self._alive.set)
             except RuntimeError:  # the loop is closed
@@ -120,7 +124,8 @@ class ServiceManager:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
         waits_us = os.environ.get("WATCHDOG_USEC", "")
         is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.alive_every_s = int(waits_us) / 3e6 if waits_us.isdecimal() and is_ours else None
+        waits = is_ours and waits_us.isdecimal() and int(waits_us) > 0
+        self.alive_every_s = int(waits_us) / 3e6 if waits else None
 
     def ready(self, status: str) -> None:
         """Say that the service works."""

@@ -38,7 +38,15 @@ Nonce = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
 
 
 class CommandRefusedError(StreamClassifierError):
-    """What arrived is no command that may be carried out now."""
+    """What arrived is no command that may be carried out now.
+
+    Attributes:
+        nonce: Of the command, as far as it could be read, so that its sender knows his answer.
+    """
+
+    def __init__(self, why: str, *, nonce: str | None = None) -> None:
+        super().__init__(why)
+        self.nonce = nonce
 
 
 class Command(BaseModel):
@@ -90,7 +98,7 @@ def read_command(what: str, payload: bytes, *, now: datetime) -> Acknowledge | M
     """Read a command that somebody sent.
 
     Args:
-        what: Last level of its topic.
+        what: The rest of its topic.
         payload: As it came; anything at all.
         now: The time of day.
 
@@ -115,13 +123,20 @@ def read_command(what: str, payload: bytes, *, now: datetime) -> Acknowledge | M
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "JSON"
-        raise CommandRefusedError(f"{printable(where)[:64]}: {first['msg'][:200]}") from None
-    if command.expires <= now:
-        raise CommandRefusedError(f"void since {command.expires:%H:%M:%S} UTC. Try: send it anew")
-    if command.expires > now + VALID_AT_MOST:
+        said = printable(f"{where[:64]}: {first['msg'][:200]}")
+        raise CommandRefusedError(f"expected a command, found: {said}") from None
+    left_s = (command.expires - now).total_seconds()
+    clocks = "Try: look at the clocks of both sides, and send it anew"
+    if left_s <= 0:
         raise CommandRefusedError(
-            f"expected expires at most {VALID_AT_MOST.seconds} s ahead, found more: look at the "
-            "clocks of both sides"
+            f"expected a time to come in expires, found one {-left_s:.0f} s ago. {clocks}",
+            nonce=command.nonce,
+        )
+    if left_s > VALID_AT_MOST.total_seconds():
+        raise CommandRefusedError(
+            f"expected expires at most {VALID_AT_MOST.total_seconds():.0f} s ahead, found "
+            f"{left_s:.0f} s. {clocks}",
+            nonce=command.nonce,
         )
     return command
 
@@ -129,7 +144,11 @@ def read_command(what: str, payload: bytes, *, now: datetime) -> Acknowledge | M
 class CommandDesk:
     """Carries out commands, one after the other; what is none is refused and changes nothing.
 
+    Every command is answered. What a command falls over is logged and answered, too, and ends
+    neither the desk nor the classifier.
+
     Args:
+        topic: Commands arrive one level below.
         acknowledge: Marks an alert as seen; returns whether that was news, raises ``LookupError``
             where there is no such alert.
         mute: Asks for quiet until then; None ends it.
@@ -141,12 +160,14 @@ class CommandDesk:
     def __init__(
         self,
         *,
+        topic: str,
         acknowledge: Callable[[str], Awaitable[bool]],
         mute: Callable[[datetime | None], None],
         spend: Callable[[str, float], Awaitable[bool]],
         answer: Callable[[Incoming, bytes], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._prefix = f"{topic}/"
         self._acknowledge = acknowledge
         self._mute = mute
         self._spend = spend
@@ -170,34 +191,43 @@ class CommandDesk:
         """Carry out commands for ever."""
         while True:
             message = await self._waiting.get()
+            nonce = None
             try:
+                command = read_command(
+                    message.topic.removeprefix(self._prefix), message.payload, now=self._now()
+                )
+                nonce = command.nonce
                 async with asyncio.timeout(DONE_WITHIN_S):
-                    answer = await self._carry_out(message)
+                    done = await self._carry_out(command)
+            except CommandRefusedError as error:
+                self._refuse(message, str(error), nonce=error.nonce or nonce)
             except (StreamClassifierError, TimeoutError) as error:
-                self._refuse(message, str(error) or f"not done within {DONE_WITHIN_S:g} s")
-                continue
-            self.n_done += 1
-            log.warning("%s: %s", printable(message.topic), answer.reason)
-            self._answer(message, answer.to_json())
+                self._refuse(
+                    message, str(error) or f"not done within {DONE_WITHIN_S:g} s", nonce=nonce
+                )
+            except Exception as error:  # anybody who may send commands could end the desk else
+                log.exception("a command failed")
+                self._refuse(message, f"failed: {type(error).__name__}", nonce=nonce)
+            else:
+                self.n_done += 1
+                log.warning("%s: %s", printable(message.topic), done)
+                self._answer(message, Answer(nonce=nonce, done=True, reason=done).to_json())
 
-    async def _carry_out(self, message: Incoming) -> Answer:
-        now = self._now()
-        command = read_command(message.topic.rpartition("/")[2], message.payload, now=now)
+    async def _carry_out(self, command: Acknowledge | Mute) -> str:
+        """Return what was done."""
         if not await self._spend(command.nonce, command.expires.timestamp()):
             raise CommandRefusedError("this nonce was used before")
         if isinstance(command, Mute):
-            until = now + timedelta(minutes=command.minutes)
+            until = self._now() + timedelta(minutes=command.minutes)
             self._mute(until if command.minutes else None)
-            said = f"quiet is asked for until {until:%H:%M} UTC" if command.minutes else "no mute"
-            return Answer(nonce=command.nonce, done=True, reason=said)
+            return f"quiet is asked for until {until:%H:%M} UTC" if command.minutes else "no mute"
         try:
             is_news = await self._acknowledge(command.alert_id)
         except LookupError:
             raise CommandRefusedError(f"no alert {command.alert_id[:8]} stands") from None
-        said = f"alert {command.alert_id[:8]} {'is' if is_news else 'was already'} acknowledged"
-        return Answer(nonce=command.nonce, done=True, reason=said)
+        return f"alert {command.alert_id[:8]} {'is' if is_news else 'was already'} acknowledged"
 
-    def _refuse(self, message: Incoming, why: str) -> None:
+    def _refuse(self, message: Incoming, why: str, *, nonce: str | None = None) -> None:
         self.n_refused += 1
-        log.warning("command on %s refused: %s", printable(message.topic), why)
-        self._answer(message, Answer(nonce=None, done=False, reason=why).to_json())
+        log.warning("command on %s refused: %s", printable(message.topic)[:200], why)
+        self._answer(message, Answer(nonce=nonce, done=False, reason=why).to_json())

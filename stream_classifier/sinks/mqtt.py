@@ -17,12 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import secrets
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType, TracebackType
 from typing import Self
@@ -102,6 +103,10 @@ EVENTS_RETRY_S = 1.0
 CANARY_EVERY_S = 10.0
 CANARY_EXPIRES_S = 5
 """Every so often we look whether what we publish is handed on; an old canary is of no use."""
+
+ANSWER_LEVEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MAX_CORRELATION_BYTES = 128
+"""What a command may ask of its answer: a level of its own, and to carry something back."""
 
 MAX_ANSWERS = 100
 """Answers to commands that wait for the connection; when full, the oldest is left out."""
@@ -301,13 +306,17 @@ class MqttSink:
             self._wake.set()
 
     def answer(self, command: Incoming, payload: bytes) -> None:
-        """Answer a command, where it asked to be answered if that is at or below ``Topics.answer``.
+        """Answer a command, where it asked to be answered if that is right below ``Topics.answer``.
 
         A command that names another topic, or none, is answered on ``Topics.answer``: nobody
-        shall make us write where he himself may not. Lost with the connection.
+        shall make us write where he himself may not, or what the broker lets go of us for. Lost
+        with the connection.
         """
         asked, ours = command.response_topic or "", self.topics.answer
-        topic = asked if asked.startswith(f"{ours}/") and not set(asked) & set("+#\0") else ours
+        level = asked.removeprefix(f"{ours}/")
+        topic = asked if level != asked and ANSWER_LEVEL.fullmatch(level) else ours
+        if len(command.correlation or b"") > MAX_CORRELATION_BYTES:
+            command = replace(command, correlation=None)
         self._answers.append((topic, command, payload))
         self._wake.set()
 
@@ -649,6 +658,7 @@ def _gist(message: AlertMessage) -> tuple[object, ...]:
         message.ended,
         message.latched,
         message.acknowledged,
+        message.muted_until,
     )
 
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -107,12 +108,12 @@ def annotated(recording: Recording) -> tuple[Seizure, ...] | None:
 
 
 def _only_one(folder: Path) -> Path:
-    paths = list(bids.find(folder))
+    paths = list(islice(bids.find(folder), 2))
     if len(paths) != 1:
         raise RecordingInvalidError(
             path=str(folder),
             expected="one recording in the folder",
-            found=str(len(paths)),
+            found="several" if paths else "none",
             fix="name one file; or stream-classifier evaluate --recordings for all of them",
         )
     return paths[0]

@@ -373,7 +373,7 @@ def _notes(raw: bytes, origin_s: float) -> Iterator[marks.Mark]:
         if found is None:
             continue
         onset, duration, texts = found.groups()
-        for text in texts.decode("utf-8", "replace").split("\x14"):
+        for text in filter(None, texts.decode("utf-8", "replace").split("\x14")):
             yield marks.Mark(
                 at_s=float(onset) - origin_s,
                 duration_s=float(duration) if duration else None,

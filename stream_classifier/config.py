@@ -194,6 +194,17 @@ class OutboxSettings(Section):
     )
 
 
+class MonitorSettings(Section):
+    """The web page that shows signal, p(seizure), alerts and health."""
+
+    on: bool = Field(False, description="whether the page is served")
+    host: str = Field(
+        "127.0.0.1",
+        description="address to listen on; beyond this machine a token is made, and asked for",
+    )
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(0, description="0: a free one")
+
+
 class DatasetSettings(Section):
     """Where ``dataset fetch`` looks."""
 
@@ -217,6 +228,7 @@ class Settings(BaseSettings):
     alarm: AlarmSettings = AlarmSettings()
     mqtt: MqttSettings = MqttSettings()
     outbox: OutboxSettings = OutboxSettings()
+    monitor: MonitorSettings = MonitorSettings()
     dataset: DatasetSettings = DatasetSettings()
 
 

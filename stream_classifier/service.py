@@ -9,7 +9,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,17 @@ from stream_classifier.bundle import Bundle, default_bundle, load_bundle
 from stream_classifier.config import (
     AlarmSettings,
     ModelSettings,
+    MonitorSettings,
     MqttSettings,
     Settings,
     SourceSettings,
 )
 from stream_classifier.detection.detector import Detector, DetectorSettings
+from stream_classifier.detection.montage import position
 from stream_classifier.engines import make_engine
 from stream_classifier.errors import (
     ConfigError,
+    MissingExtraError,
     ReaderFailedError,
     RecordingUnusableError,
     StreamChangedError,
@@ -38,6 +41,8 @@ from stream_classifier.errors import (
 )
 from stream_classifier.gain_store import GainStore
 from stream_classifier.health import Health
+from stream_classifier.monitor.feed import Feed
+from stream_classifier.monitor.memory import About, Memory, Site
 from stream_classifier.pipeline import Pipeline, Reader, Sink
 from stream_classifier.signals import AlertEvent, Calibrated, Chunk, Engine, StreamSpec
 from stream_classifier.sinks.backoff import Backoff
@@ -86,12 +91,14 @@ class Attached:
         broker: Where results go; None: nowhere but to ``on_event``.
         topics: Its topics.
         bundle: What decides.
+        monitor_url: Where the monitor page is; None: nowhere.
     """
 
     spec: StreamSpec
     broker: BrokerSettings | None
     topics: Topics
     bundle: Bundle
+    monitor_url: str | None = None
 
 
 async def serve(
@@ -163,6 +170,21 @@ async def serve(
             )
             sink = mqtt
         watchdog = stack.enter_context(LoopWatchdog())
+        monitor_url = None
+        if settings.monitor.on:
+            feed = Feed()
+            station.taps.append(feed.samples)
+            others.append(feed)
+            monitor_url = stack.enter_context(
+                _monitor(
+                    settings.monitor,
+                    feed,
+                    station.memory(builder, broker),
+                    # What carries them out is made further down.
+                    acknowledge=lambda alert_id: pipeline.acknowledge(alert_id),  # noqa: PLW0108
+                    mute=lambda until: pipeline.mute(until),  # noqa: PLW0108
+                )
+            )
 
         async def revive(failure: Exception) -> Reader:
             await readers.aclose()  # lets go of the one that failed
@@ -181,7 +203,13 @@ async def serve(
             count=lambda: {"loop_stalls": watchdog.n_stalls},
         )
         on_attached(
-            Attached(spec=station.spec, broker=broker, topics=station.topics, bundle=station.bundle)
+            Attached(
+                spec=station.spec,
+                broker=broker,
+                topics=station.topics,
+                bundle=station.bundle,
+                monitor_url=monitor_url,
+            )
         )
         manager.ready(f"attached to {printable(station.spec.name)}")
         stack.callback(lambda: on_ended(_summary(pipeline)))
@@ -307,6 +335,33 @@ class _Station:
             card=_card(self.bundle),
         )
 
+    def memory(self, builder: MessageBuilder, broker: BrokerSettings | None) -> Memory:
+        """Return what the monitor page remembers, empty."""
+        sites = (position(label) for label in self.spec.labels)
+        return Memory(
+            About(
+                stream=builder.spec.name,
+                kind=self.spec.kind,
+                simulated=self.spec.simulated,
+                labels=self.spec.labels,
+                sites=tuple(site and Site.seen_from_above(*site) for site in sites),
+                rate_hz=self.spec.rate_hz,
+                unit="µV",
+                model=self.bundle.name,
+                digest=self.bundle.digest,
+                engine=self._engine.name,
+                raise_threshold=self._detection.rule.raise_threshold,
+                clear_threshold=self._detection.rule.clear_threshold,
+                channels_needed=self._detection.rule.channels_needed,
+                model_rate_hz=self.bundle.rate_hz,
+                broker="" if broker is None else str(broker),
+                topic="" if broker is None else self.topics.prefix,
+                version=__version__,
+            ),
+            clock=builder.clock,
+            now=self.clock,
+        )
+
     def keep_gains(self, calibrated: Calibrated) -> None:
         """Keep gains for the next start, of a living stream. Blocks."""
         LOG.info("gains measured: %s", gain_words(self.spec.labels, calibrated.gains))
@@ -366,6 +421,27 @@ async def _working(desk: CommandDesk) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _monitor(
+    settings: MonitorSettings,
+    feed: Feed,
+    memory: Memory,
+    *,
+    acknowledge: Callable[[str], Awaitable[bool]],
+    mute: Callable[[datetime | None], None],
+) -> Iterator[str]:
+    """Serve the monitor page, and yield where."""
+    try:
+        from stream_classifier.monitor.server import Controls, Monitor  # noqa: PLC0415 - extra
+    except ImportError as error:
+        raise MissingExtraError(
+            feature="the monitor page", extra="monitor", module=error.name or "starlette"
+        ) from error
+    controls = Controls(acknowledge=acknowledge, mute=mute)
+    with Monitor(feed, memory, controls, host=settings.host, port=settings.port) as monitor:
+        yield monitor.url
 
 
 def _engine(bundle: Bundle, model: ModelSettings) -> Engine:

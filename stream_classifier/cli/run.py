@@ -68,6 +68,13 @@ def run(
     bundle: Annotated[str | None, typer.Option(help="Model bundle: a name or a folder.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, native, reference or torch.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    monitor: Annotated[
+        bool | None, typer.Option("--monitor/--no-monitor", help="Serve the monitor page.")
+    ] = None,
+    monitor_at: Annotated[
+        str | None,
+        typer.Option(metavar="[HOST:]PORT", help="... there; by default a free port, loopback."),
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this time.")] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -105,7 +112,10 @@ def run(
             "stream": stream,
         },
         "model": {"bundle": bundle, "engine": engine, "device": device},
+        "monitor": {"on": monitor},
     }
+    if monitor_at is not None:
+        flags["monitor"] = {"on": monitor is not False, **_address(monitor_at)}
     for text in settings or []:
         _assign(flags, text)
     resolved = load(config, flags)
@@ -159,6 +169,8 @@ def _say_attached(attached: Attached) -> None:
         console.print("nothing is published: alerts are printed. Try: --broker, to publish them")
     else:
         console.print(f"publishing to {attached.broker} under {attached.topics.prefix}/")
+    if attached.monitor_url is not None:
+        console.print(f"monitor page: {attached.monitor_url}")
     console.print(f"model {attached.bundle.name} {attached.bundle.digest[:12]}; for research only")
 
 
@@ -199,6 +211,22 @@ def _as_line(event: EventMessage, clock: WallClock) -> str:
 
 def _seconds(at: datetime | None, clock: WallClock) -> float | None:
     return None if at is None else round(clock.source_s(at), 3)
+
+
+def _address(text: str) -> dict[str, Any]:
+    """Read where the monitor page is to be.
+
+    Example:
+        >>> _address("8080"), _address("0.0.0.0:8080"), _address("[::1]:0")
+        ({'port': 8080}, {'host': '0.0.0.0', 'port': 8080}, {'host': '::1', 'port': 0})
+    """
+    host, colon, port = text.rpartition(":")
+    if not port.isdecimal() or (colon and not host):
+        raise ConfigError(
+            f"--monitor-at {text!r}: expected [HOST:]PORT. Try: --monitor-at 127.0.0.1:8080"
+        )
+    named = {"host": host.removeprefix("[").removesuffix("]")} if colon else {}
+    return {**named, "port": int(port)}
 
 
 def _assign(flags: dict[str, dict[str, Any]], text: str) -> None:

@@ -38,13 +38,13 @@ def parse_toml(text: str) -> dict[str, Any]:
         document = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError(f"nested more than {MAX_TOML_DEPTH} deep") from error
-    level: list[Any] = [document]
+    level: list[Any] = [document]  # tables and arrays of one depth
     for _ in range(MAX_TOML_DEPTH):
         level = [
             inner
             for value in level
-            if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, dict | list)
         ]
     if level:
         raise ValueError(f"nested more than {MAX_TOML_DEPTH} deep")

@@ -56,20 +56,7 @@ MARK: Final = "stream_classifier"
 
 _SAMPLE_BYTES: Final = 3
 _COUNT_AT: Final = 236
-_MONTHS: Final = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
-    "JAN",
-    "FEB",
-    "MAR",
-    "APR",
-    "MAY",
-    "JUN",
-    "JUL",
-    "AUG",
-    "SEP",
-    "OCT",
-    "NOV",
-    "DEC",
-)
+_MONTHS: Final = "JANFEBMARAPRMAYJUNJULAUGSEPOCTNOVDEC"
 _NOTE: Final = re.compile(rb"([+-]\d+(?:\.\d+)?)(?:\x15(\d+(?:\.\d+)?))?\x14(.*)\x14", re.DOTALL)
 
 
@@ -413,7 +400,8 @@ def record_of(rate_hz: float) -> tuple[int, str]:
 def _header(
     labels: Sequence[str], record_samples: int, duration: str, start: datetime, about: str
 ) -> bytes:
-    day = f"{start.day:02d}-{_MONTHS[start.month - 1]}-{start.year}"
+    month = _MONTHS[3 * start.month - 3 : 3 * start.month]  # not strftime: EDF+ wants English
+    day = f"{start.day:02d}-{month}-{start.year}"
     signals = [
         (_ascii(label, 16), "uV", -MAX_UV, MAX_UV, -MAX_STEP, MAX_STEP, record_samples)
         for label in labels

@@ -91,7 +91,10 @@ def iso_utc(at: datetime) -> str:
 
 def _to_ms(at: datetime) -> datetime:
     """Round to the millisecond; cutting would make every time half a millisecond early."""
-    rounded = at.astimezone(UTC) + timedelta(microseconds=500)
+    try:
+        rounded = at.astimezone(UTC) + timedelta(microseconds=500)
+    except OverflowError as error:  # which pydantic would let through
+        raise ValueError(f"{at} is not of this calendar in UTC") from error
     return rounded.replace(microsecond=rounded.microsecond // 1000 * 1000)
 
 
@@ -622,9 +625,12 @@ def stamped_event(payload: bytes, *, published: datetime, seq: int, durable: boo
     Raises:
         ValueError: If the payload is no JSON object with a time of decision.
     """
-    fields = json.loads(payload)
-    decided = fields.get("decided") if isinstance(fields, dict) else None
-    decided_at = datetime.fromisoformat(str(decided)).astimezone(UTC)
+    try:
+        fields = json.loads(payload)
+        decided = fields.get("decided") if isinstance(fields, dict) else None
+        decided_at = datetime.fromisoformat(str(decided)).astimezone(UTC)
+    except (RecursionError, OverflowError) as error:
+        raise ValueError(str(error)) from error
     facts = {
         "published": iso_utc(published),
         "seq": seq,

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import math
 import operator
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +73,11 @@ CREATE TABLE outbox (
 )
 """
 _CREATE_INDEX = "CREATE INDEX dropped_first ON outbox (expendable DESC, position)"
+_DELETE_DAMAGED = """
+DELETE FROM outbox WHERE typeof(payload) != 'blob' OR typeof(put_at) != 'real'
+OR typeof(event_id) != 'text' OR event_id GLOB '*[^ -~]*'
+OR typeof(topic) != 'text' OR topic GLOB '*[^ -~]*'
+"""
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SIDE_FILES = ("-wal", "-journal", "-shm")
@@ -293,9 +300,9 @@ class Outbox:
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # SQLite would make it readable for all; its side files take over this mode.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            self.path.chmod(0o600)
+            _make_private(self.path)
+        except ValueError as error:  # a name that no file can have
+            raise OutboxError(f"outbox {self.path}: {error}. Try: another outbox.path") from error
         except OSError as error:
             raise OutboxError(
                 f"outbox {self.path} cannot be written: {error.strerror}. "
@@ -333,6 +340,7 @@ class Outbox:
             if version == 0:
                 _create(database)
             database.execute(_CREATE_LATEST)
+            self._drop_damaged(database)
             database.execute(_CREATE_SPENT)
             [(newest, self._n_rows)] = database.execute(
                 "SELECT coalesce(max(position), 0), count(*) FROM outbox"
@@ -349,10 +357,18 @@ class Outbox:
         """Return the version of the file's schema, 0 for a new file; changes nothing."""
         [found] = database.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
-            damage = sqlite3.DatabaseError(found)
-            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise damage
+            raise _damage(found)
         [version] = database.execute("PRAGMA user_version").fetchone()
+        tables = dict(database.execute("SELECT name, sql FROM sqlite_master"))
+        if version == 0 and tables and "outbox" not in tables:
+            raise OutboxError(
+                f"outbox {self.path} is another program's database: expected a table 'outbox', "
+                f"found {', '.join(map(repr, tables))[:200]}. Try: another outbox.path"
+            )
+        if version <= SCHEMA_VERSION and (tables or version):
+            made_so = str(tables.get("outbox")).split()
+            if version != SCHEMA_VERSION or made_so != _CREATE_TABLE.split():
+                raise _damage("its table is not as this program makes it")
         if version > SCHEMA_VERSION:
             raise OutboxError(
                 f"outbox {self.path} was written by a later version of this program: expected "
@@ -569,6 +585,12 @@ class Outbox:
         n_gone = database.executemany("DELETE FROM outbox WHERE event_id = ?", ids).rowcount
         return gone, max(0, n_gone)
 
+    def _drop_damaged(self, database: sqlite3.Connection) -> None:
+        """Drop rows that no version of this program wrote: one of them would hold up all others."""
+        n = database.execute(_DELETE_DAMAGED).rowcount
+        if n:
+            log.error("outbox %s: %d damaged rows dropped", self.path, n)
+
     def _drop_old(self, database: sqlite3.Connection, before: float) -> int:
         # The oldest row tells, so that a long queue is not searched at every event.
         oldest = database.execute("SELECT put_at FROM outbox ORDER BY position LIMIT 1").fetchone()
@@ -601,6 +623,22 @@ class Outbox:
             log.error("outbox %s: %d undelivered events dropped (too old, too many)", self.path, n)
 
 
+def _make_private(path: Path) -> None:
+    """Make the file: SQLite would make it readable for all; its side files take over this mode."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
+    if not is_file:
+        raise OSError(errno.EINVAL, "it is no regular file")
+    path.chmod(0o600)
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    damage = sqlite3.DatabaseError(what)
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return damage
+
+
 def _create(database: sqlite3.Connection) -> None:
     with database:
         database.execute("BEGIN IMMEDIATE")
@@ -614,7 +652,7 @@ def read_latest(path: Path, topic: str) -> bytes | None:
 
     None as well where the file cannot be read: whoever opens it next says why.
     """
-    if not path.exists():
+    if not os.path.isfile(path):  # noqa: PTH113 - False for names that no file can have, too
         return None
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=LOCK_WAIT_S)) as database:
@@ -624,4 +662,4 @@ def read_latest(path: Path, topic: str) -> bytes | None:
             ).fetchone()
     except sqlite3.Error:
         return None
-    return None if row is None else bytes(row[0])
+    return row[0] if row is not None and isinstance(row[0], bytes) else None

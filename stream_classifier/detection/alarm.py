@@ -15,6 +15,7 @@ again, and after half a day it lets go by itself.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 from stream_classifier.bundle import AlarmSpec
@@ -37,7 +38,7 @@ class _Alert:
     channels: set[str]
     reported_s: float
     off_s: float | None = None  # since when it is off
-    low_since_s: float | None = None  # since when p has been below the clear threshold
+    low_since_s: float | None = None  # while it is off: since when, as far as known, p is low
     latched: bool = False
     acknowledged: bool = False
     p: float = 0.0  # the latest
@@ -81,7 +82,11 @@ class Alarm:
         self._over: _Alert | None = None  # over, and latched; a newer alert takes its place
 
     def resume(self, event: AlertEvent) -> None:
-        """Go on with an alert that an earlier process left standing; this is its latest step."""
+        """Go on with an alert that an earlier process left standing; this is its latest step.
+
+        What p was between that step and now nobody knows: the refractory time of an alert that was
+        off runs from then. Whether it is latched is as it was, whatever the rule is now.
+        """
         alert = _Alert(
             alert_id=event.alert_id,
             onset_s=event.onset_s,
@@ -121,22 +126,21 @@ class Alarm:
         raise LookupError(alert_id)
 
     def remind(self, now_s: float) -> list[AlertEvent]:
-        """Call a latched alert that nobody acknowledged to mind, where that is due.
+        """Call a latched alert that nobody acknowledged to mind, or let it go, where that is due.
 
         Args:
             now_s: On the source's clock, which goes on without samples.
         """
         alert = self._alert or self._over
-        if (
-            self._remind_every_s is None
-            or alert is None
-            or not alert.latched
-            or alert.acknowledged
-            or now_s - alert.reminded_s < self._remind_every_s
-        ):
+        if alert is None or not alert.latched or alert.acknowledged:
+            return []
+        alert.latched = now_s - alert.raised_s < LATCHED_AT_MOST_S
+        # No time lies ahead: the clock of the process before may have.
+        alert.reminded_s = min(alert.reminded_s, now_s)
+        every_s = math.inf if self._remind_every_s is None else self._remind_every_s
+        if alert.latched and now_s - alert.reminded_s < every_s:
             return []
         alert.reminded_s = now_s
-        alert.latched = now_s - alert.raised_s < LATCHED_AT_MOST_S
         return [self._event(EventType.UPDATED, alert, alert.at_s, alert.p)]
 
     def state(self, p: float | None) -> State | None:
@@ -193,12 +197,11 @@ class Alarm:
 
     def _end_if_over(self, at_s: float, p: float) -> list[AlertEvent]:
         alert = self._alert
+        if alert is None or alert.low_since_s is None:
+            return []
+        alert.low_since_s = min(alert.low_since_s, at_s)  # as in ``remind``
         # The tolerance keeps a hop that is no binary fraction from costing another window.
-        if (
-            alert is None
-            or alert.low_since_s is None
-            or at_s - alert.low_since_s < self.rule.refractory_s - 1e-6
-        ):
+        if at_s - alert.low_since_s < self.rule.refractory_s - 1e-6:
             return []
         self._alert, self._over = None, alert if alert.latched else None
         return [self._event(EventType.ENDED, alert, at_s, p)]
@@ -233,11 +236,12 @@ class Alarm:
                 alert.off_s = at_s
                 return [self._report(alert, at_s, p)]
             return []
-        alert.low_since_s = None
         if not was_on and not persisted:
+            alert.low_since_s = at_s + self._hop_s  # if nothing comes any more
             return []
-        alert.off_s = None
+        alert.off_s = alert.low_since_s = None
         alert.channels |= set(channels)
+        alert.reported_s = min(alert.reported_s, at_s)  # as in ``remind``
         due = not was_on or at_s - alert.reported_s >= UPDATE_EVERY_S
         return [self._report(alert, at_s, p)] if due else []
 

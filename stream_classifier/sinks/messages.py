@@ -666,6 +666,9 @@ def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:
     if over and (not message.latched or message.acknowledged):
         return None
     at_s = clock.source_s(message.ts)
+    p = message.p or 0.0
+    # A latched alert says that it is on when it is off, too; the step that it went off with is low.
+    is_off = not message.on or over or p < message.threshold.clear
     return AlertEvent(
         type=message.event_type,
         alert_id=message.alert_id or "",
@@ -674,8 +677,8 @@ def standing_alert(payload: bytes, *, clock: WallClock) -> AlertEvent | None:
         onset_s=clock.source_s(message.onset or message.ts),
         raised_s=clock.source_s(message.raised or message.ts),
         # The step that says "off" comes when it goes off.
-        off_s=None if message.on and not over else at_s,
-        p=message.p or 0.0,
+        off_s=at_s if is_off else None,
+        p=p,
         p_max=message.p_max or 0.0,
         channels=message.channels,
         latched=message.latched,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_classifier.bundle import AlarmSpec
-from stream_classifier.detection.alarm import Alarm
+from stream_classifier.detection.alarm import LATCHED_AT_MOST_S, Alarm
 from stream_classifier.signals import EventType, State
 
 RULE = AlarmSpec(
@@ -19,6 +19,10 @@ RAISED, UPDATED, ENDED = EventType.RAISED, EventType.UPDATED, EventType.ENDED
 
 def alarm(rule=RULE, identity="bed3"):
     return Alarm(rule=rule, hop_s=HOP_S, identity=identity, rate_hz=178.0)
+
+
+def latching():
+    return Alarm(rule=RULE, hop_s=HOP_S, identity="bed3", rate_hz=178.0, remind_every_s=30.0)
 
 
 def play(a, values, *, start_s=0.0):
@@ -102,6 +106,34 @@ def test_a_seizure_long_after_an_alert_went_off_is_an_alert_of_its_own():
     assert raised.type is RAISED
     assert raised.alert_id != first.alert_id
     assert raised.onset_s == pytest.approx(7200.0)
+
+
+def test_what_hovers_below_the_raise_threshold_does_not_keep_an_old_alert_for_ever():
+    a = alarm()
+    (first, *_) = play(a, [0.9] * 4 + [0.1, 0.6])
+    ended, raised = play(a, [0.9] * 4, start_s=7200.0)
+    assert (ended.type, ended.alert_id) == (ENDED, first.alert_id)
+    assert raised.alert_id != first.alert_id
+
+
+def test_an_alert_of_a_process_whose_clock_was_ahead_ends_in_time():
+    before = play(alarm(), [0.9] * 4 + [0.1])
+    a = alarm()
+    a.resume(dataclasses.replace(before[-1], at_s=3600.0, off_s=3600.0))
+    events = play(a, [0.1] * 25, start_s=1.0)
+    assert [e.type for e in events] == [ENDED]
+    assert events[0].at_s == pytest.approx(1.0 + RULE.refractory_s)
+
+
+def test_a_latched_alert_lets_go_in_the_end_whatever_the_rule_of_the_next_process():
+    before = play(latching(), [0.9] * 4 + [0.1] * 25)[-1]
+    assert before.on
+    a = alarm()
+    a.resume(before)
+    assert a.remind(LATCHED_AT_MOST_S) == []
+    (event,) = a.remind(before.raised_s + LATCHED_AT_MOST_S)
+    assert not event.on
+    assert a.remind(2 * LATCHED_AT_MOST_S) == []
 
 
 def test_the_id_follows_the_samples_and_not_the_estimate_of_their_time():

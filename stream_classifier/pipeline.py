@@ -307,7 +307,7 @@ class Reader:
                     self._wake_for_the_rest()
                 else:
                     self.last_sample_s = chunk.received_s
-                    self._feed(detector, chunk, since_s=looked_s)
+                    self._feed(detector, chunk, since_s=looked_s, came_s=came_s)
                     for tap in self._taps:
                         tap(chunk)
                 looked_s = came_s
@@ -328,21 +328,23 @@ class Reader:
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(ReaderError(_ENDED))
 
-    def _feed(self, detector: Detector, chunk: Chunk, *, since_s: float) -> None:
+    def _feed(self, detector: Detector, chunk: Chunk, *, since_s: float, came_s: float) -> None:
         """Have a chunk classified; what waited too long for that is only taken.
 
         Args:
             detector: Takes it.
             chunk: What arrived.
             since_s: When the source was looked at before: none of it had waited by then.
+            came_s: When it was in hand: its newest sample had not waited by then.
         """
-        n_most = len(chunk.samples)
-        if not self._patient:
-            n_most = max(1, round(PIECE_S * detector.spec.rate_hz))
-        for start in range(0, len(chunk.samples), n_most):
-            self.behind_s = 0.0 if self._patient else self._clock() - since_s
+        n_samples, rate_hz = len(chunk.samples), detector.spec.rate_hz
+        n_most = n_samples if self._patient else max(1, round(PIECE_S * rate_hz))
+        for start in range(0, n_samples, n_most):
+            if not self._patient:
+                arrived_s = max(since_s, came_s - (n_samples - start) / rate_hz)
+                self.behind_s = self._clock() - arrived_s
             if self.behind_s > MOST_BEHIND_S:
-                detector.skip(_from(chunk, start, len(chunk.samples)))
+                detector.skip(_from(chunk, start, n_samples))
                 return
             self._alive_at = time.monotonic()
             items = detector.feed(_from(chunk, start, start + n_most))
@@ -549,9 +551,11 @@ class Pipeline:
             watch.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
             await self._reader.stop()
-            for decision in self._reader.left():
-                await self._take(decision)
-            self._say_goodbye()
+            try:
+                for decision in self._reader.left():
+                    await self._take(decision)
+            finally:
+                self._say_goodbye()
 
     async def _work(self) -> None:
         while True:

@@ -205,6 +205,24 @@ class MonitorSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(0, description="0: a free one")
 
 
+class RecordSettings(Section):
+    """What is kept of the signal."""
+
+    folder: Path | None = Field(
+        None, description="record the stream here, in a folder of its own; unset: it is not"
+    )
+    file_h: Annotated[float, Field(ge=0.001, le=24)] = Field(1.0, description="hours of a file")
+    max_age_h: Annotated[float, Field(gt=0, le=87_600)] = Field(
+        168.0, description="hours a file is kept"
+    )
+    max_gb: Annotated[float, Field(gt=0, le=100_000)] = Field(
+        10.0, description="gigabytes of one stream at most; clips of alerts are deleted last"
+    )
+    min_free_gb: Annotated[float, Field(ge=0, le=100_000)] = Field(
+        0.5, description="gigabytes left free on the disk; recording stops, alerts go on"
+    )
+
+
 class DatasetSettings(Section):
     """Where ``dataset fetch`` looks."""
 
@@ -228,6 +246,7 @@ class Settings(BaseSettings):
     alarm: AlarmSettings = AlarmSettings()
     mqtt: MqttSettings = MqttSettings()
     outbox: OutboxSettings = OutboxSettings()
+    record: RecordSettings = RecordSettings()
     monitor: MonitorSettings = MonitorSettings()
     dataset: DatasetSettings = DatasetSettings()
 

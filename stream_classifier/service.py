@@ -44,6 +44,7 @@ from stream_classifier.health import Health
 from stream_classifier.monitor.feed import Feed
 from stream_classifier.monitor.memory import About, Memory, Site
 from stream_classifier.pipeline import Pipeline, Reader, Sink
+from stream_classifier.recorder.recorder import Recorder
 from stream_classifier.signals import AlertEvent, Calibrated, Chunk, Engine, StreamSpec
 from stream_classifier.sinks.backoff import Backoff
 from stream_classifier.sinks.broker import BrokerSettings, broker_settings
@@ -135,12 +136,21 @@ async def serve(
         if publishes:
             broker = await stack.enter_async_context(_broker(settings.mqtt))
             await probe(broker)
+        recorder: Recorder | None = None
+        if settings.record.folder is not None:
+            recorder = await stack.enter_async_context(
+                Recorder(settings.record, patient=station.is_recording)
+            )
+            station.taps.append(recorder.take)
         manager.status("looking for the stream")
         readers = await stack.enter_async_context(contextlib.AsyncExitStack())
         reader = await readers.enter_async_context(station.first_reader())
         builder = station.message_builder(reader)
         sink: Sink = ConsoleSink(lambda event: on_event(event, builder.clock))
         others: list[Sink] = []  # what looks at results, or keeps them
+        if recorder is not None:
+            await asyncio.to_thread(recorder.begin, builder.spec, builder.clock)
+            others.append(recorder)
         mqtt: MqttSink | None = None
         if broker is not None:
             outbox = await stack.enter_async_context(
@@ -200,7 +210,10 @@ async def serve(
             revive=revive,
             on_calibrated=station.keep_gains,
             on_watch=_Teller(manager, on_health),
-            count=lambda: {"loop_stalls": watchdog.n_stalls},
+            count=lambda: {
+                "loop_stalls": watchdog.n_stalls,
+                **(recorder.counters if recorder else {}),
+            },
         )
         on_attached(
             Attached(

@@ -75,6 +75,13 @@ def run(
         str | None,
         typer.Option(metavar="[HOST:]PORT", help="... there; by default a free port, loopback."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Record the signal here as BDF+, with the alerts, and keep a clip of each.",
+        ),
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Stop after this time.")] = None,
     config: ConfigOption = None,
     settings: SetOption = None,
@@ -113,6 +120,7 @@ def run(
         },
         "model": {"bundle": bundle, "engine": engine, "device": device},
         "monitor": {"on": monitor},
+        "record": {"folder": record},
     }
     if monitor_at is not None:
         flags["monitor"] = {"on": monitor is not False, **_address(monitor_at)}

@@ -120,9 +120,9 @@ class BdfWriter:
         return self._n_done * self.record_samples + self._n_filled
 
     @property
-    def size_bytes(self) -> int:
-        """Size of the file with the record at hand."""
-        return self._head_bytes + (self._n_done + 1) * self._record_bytes
+    def room(self) -> int:
+        """Samples that complete the record at hand; 0 where none is begun."""
+        return (self.record_samples - self._n_filled) % self.record_samples
 
     @property
     def _record_bytes(self) -> int:
@@ -382,7 +382,7 @@ def record_of(rate_hz: float) -> tuple[int, str]:
 
     Example:
         >>> record_of(178), record_of(250.5), record_of(173.61)
-        ((178, '1'), (501, '2'), (112, '0.645124'))
+        ((178, '1'), (501, '2'), (217, '1.249928'))
     """
 
     def words(n_samples: int) -> str:

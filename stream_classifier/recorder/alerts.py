@@ -9,12 +9,12 @@ from typing import Final, Literal
 
 from stream_classifier.recorder.bdf import BdfFile, Note
 
-Step = Literal["standing", "onset", "raised", "acknowledged", "ended", "retracted"]
+Step = Literal["standing", "onset", "raised", "off", "on", "acknowledged", "ended", "retracted"]
 
 MAX_CHANNELS_BYTES: Final = 150
 
 _TEXT: Final = re.compile(
-    r"seizure alert (standing|onset|raised|acknowledged|ended|retracted) id=([^\s=]+)"
+    r"seizure alert (standing|onset|raised|off|on|acknowledged|ended|retracted) id=([^\s=]+)"
     r"(?: p=([01]\.\d+))?(?: channels=(.*))?"
 )
 
@@ -26,7 +26,7 @@ class AlertSpan:
     Attributes:
         alert_id: The same in every file.
         start_s: First window of the rise, from the file's first sample; 0 if it began before.
-        end_s: When it went off; None if that is not in the file.
+        end_s: When it went off, and did not come back; None if that is not in the file.
         p: Highest p(seizure) that is known.
         channels: Labels of the channels that were above the raise threshold.
         retracted: Whether it turned out to be none.
@@ -80,10 +80,10 @@ def _after(
         start_s = max(0.0, note.at_s)
     elif step == "standing":
         start_s = 0.0
-    elif step == "ended":
-        # Of an alert that the file says nothing else of, all before belongs to it.
-        start_s = 0.0 if span == AlertSpan(span.alert_id, max(0.0, note.at_s)) else start_s
+    elif step in ("off", "ended"):
         end_s = max(start_s, note.at_s)
+    elif step == "on":
+        end_s = None
     return replace(
         span,
         start_s=start_s,

@@ -71,7 +71,8 @@ class Case:
         alert_id: Of the alert.
         onset: First window of the rise.
         raised: When it was raised; None if unknown.
-        ended: When it went off; None while it goes on.
+        ended: When it went off for good; None while it may come back.
+        off: Since when it is off, for good or not.
         p_max: Highest p(seizure).
         channels: Labels of the channels above the raise threshold.
         event: The newest message about it, as it was sent; empty where it is not known.
@@ -83,6 +84,7 @@ class Case:
     onset: datetime
     raised: datetime | None = None
     ended: datetime | None = None
+    off: datetime | None = None
     p_max: float | None = None
     channels: tuple[str, ...] = ()
     event: dict[str, Any] = field(default_factory=dict)
@@ -159,11 +161,11 @@ class Evidence:
             file = open_bdf(path)
             for span in alerts_in(file):
                 onset = file.start + timedelta(seconds=span.start_s)
-                end_s = file.duration_s if span.end_s is None else span.end_s
+                off = span.end_s and file.start + timedelta(seconds=span.end_s)
                 case = Case(
                     alert_id=span.alert_id,
                     onset=onset,
-                    ended=file.start + timedelta(seconds=end_s),
+                    off=off or None,
                     p_max=span.p,
                     channels=span.channels,
                 )
@@ -226,6 +228,7 @@ def keep(case: Case, shelf: Shelf) -> Path:
         "onset": iso_utc(case.onset),
         "raised": case.raised and iso_utc(case.raised),
         "ended": case.ended and iso_utc(case.ended),
+        "off": case.off and iso_utc(case.off),
         "p_max": case.p_max,
         "channels": case.channels,
         "clip_start": iso_utc(start),

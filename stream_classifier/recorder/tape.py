@@ -283,6 +283,12 @@ class Tape:
             at = event.raised if step == "raised" else event.ts
             text = alert_text(step, alert_id, p=event.p, channels=event.channels)
             self._note(at or event.ts, text)
+        if not event.on and watched.case.off is None:
+            watched.case.off = self._axis(event.ended or event.ts)
+            self._note(event.ended or event.ts, alert_text("off", alert_id, p=event.p_max))
+        elif event.on and event.ended is None and watched.case.off is not None:
+            watched.case.off = None
+            self._note(event.ts, alert_text("on", alert_id, p=event.p_max))
         if event.ended is not None and watched.case.ended is None:
             watched.case.ended = self._axis(event.ended)
             watched.ended_at = self._monotonic()

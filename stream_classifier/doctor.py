@@ -25,6 +25,7 @@ from stream_classifier.errors import (
     BrokerRefusedError,
     BrokerUnavailableError,
     BundleInvalidError,
+    SinkError,
     StreamClassifierError,
     StreamNotFoundError,
 )
@@ -54,6 +55,8 @@ LSL_PORTS = range(16572, 16605)
 
 FEW_PORTS = 4
 MULTICAST_PORT = 16571
+
+CLASSIFIERS_LOOK_S = 3.0
 
 CLOCK_LOOK_S = 0.3
 CLOCK_STEP_S = 0.05
@@ -101,6 +104,7 @@ def examine(
         ("ports", _ports),
         ("lsl round trip", _round_trip),
         ("broker", lambda: _broker(settings.mqtt, is_chosen=broker_is_chosen)),
+        ("classifiers", lambda: _classifiers(settings.mqtt)),
         ("model", lambda: _model(settings.model.bundle)),
         ("engine", lambda: _engine(settings.model)),
         ("clock", _clock),
@@ -253,6 +257,31 @@ def _broker(mqtt: MqttSettings, *, is_chosen: bool) -> Finding:
         fix = "start one (mosquitto), name yours with --broker, or try --broker embedded"
         return Finding("broker", "warn", f"{said}; detection runs without it", fix)
     return Finding("broker", "ok", f"{broker} lets us in and speaks MQTT {protocol}")
+
+
+def _classifiers(mqtt: MqttSettings) -> Finding:
+    """Look how the classifiers stand that the broker knows of."""
+    if mqtt.broker == "embedded":
+        return Finding("classifiers", "ok", "an embedded broker lives with its classifier only")
+    from stream_classifier.sinks.broker import broker_settings  # noqa: PLC0415
+    from stream_classifier.sinks.connection import event_loop_factory  # noqa: PLC0415
+    from stream_classifier.sinks.overview import look  # noqa: PLC0415
+
+    broker = broker_settings(mqtt.broker, **mqtt.transport())
+    try:
+        with asyncio.Runner(loop_factory=event_loop_factory) as runner:
+            found = runner.run(look(broker, within_s=CLASSIFIERS_LOOK_S))
+    except SinkError:  # the check of the broker says why
+        return Finding("classifiers", "ok", "none were looked for: the broker is not reached")
+    if not found:
+        return Finding("classifiers", "ok", f"{broker} knows of none")
+    well = {"ok", "starting", "stopped"}
+    ill = [standing for standing in found if standing.verdict not in well]
+    said = [f"{standing.name}: {standing.why or 'ok'}" for standing in found]
+    if not ill:
+        return Finding("classifiers", "ok", "\n".join(said))
+    fix = "; ".join(f"{standing.name}: {standing.remedy}" for standing in ill if standing.remedy)
+    return Finding("classifiers", "warn", "\n".join(said), fix or "stream-classifier status")
 
 
 def _model(name: str | None) -> Finding:

@@ -15,6 +15,7 @@ import typer
 
 from stream_classifier import __version__
 from stream_classifier.cli import (
+    ack,
     calibrate,
     compare,
     config,
@@ -29,6 +30,7 @@ from stream_classifier.cli import (
     report,
     run,
     simulate,
+    status,
     streams,
     study,
     subscribe,
@@ -73,6 +75,8 @@ for command in (
     simulate.simulate,
     streams.streams,
     subscribe.subscribe,
+    status.status,
+    ack.ack,
     test_alarm.test_alarm,
     train.train,
     evaluate.evaluate,

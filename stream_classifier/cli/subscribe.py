@@ -41,6 +41,7 @@ _SIGNAL_WORDS = {
     "stopped": "the classifier is stopped",
     "ok": "signal ok",
 }
+_BROKEN = {"degraded", "no_data", "fault"}
 _STATUS_WORDS = {
     "online": "the classifier is online",
     "stopped": "the classifier was stopped: no alerts will come",
@@ -204,7 +205,26 @@ class PlainLines:
             if received.retained:
                 words += f" (as of {_local_time(fields.get('published'))})"
             return self._print_news(received, (signal, standing), words)
+        if what == "health":
+            return self._take_health(received)
         return 0
+
+    def _take_health(self, received: Received) -> int:
+        """Print what is broken, and when nothing is any more; a start is no news."""
+        from stream_classifier.sinks.overview import lowest_broken, rungs_of  # noqa: PLC0415
+
+        rungs = tuple(r for r in rungs_of(received.fields) if r.state in _BROKEN)
+        key = (received.level, received.what)
+        first = lowest_broken(rungs)
+        if first is None:
+            if not self._latest.pop(key, None):
+                return 0
+            return self._print(received, "health: nothing is broken any more")
+        words = f"health: {first.name} {first.state}: {first.reason}"
+        words += f". Try: {first.remedy}" if first.remedy else ""
+        if received.retained:
+            words += f" (as of {_local_time(received.fields.get('published'))})"
+        return self._print_news(received, tuple((r.name, r.state) for r in rungs), words)
 
     def _print_news(self, received: Received, news: object, words: str) -> int:
         key = (received.level, received.what)

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from stream_classifier.cli import (
+    ack,
     calibrate,
     compare,
     dataset,
@@ -19,6 +20,7 @@ from stream_classifier.cli import (
     model,
     report,
     simulate,
+    status,
     streams,
     study,
     subscribe,
@@ -27,6 +29,7 @@ from stream_classifier.cli import (
 )
 
 COMMANDS = {
+    "ack": ack.ack,
     "calibrate": calibrate.calibrate,
     "compare": compare.compare,
     "doctor": doctor.doctor,
@@ -35,6 +38,7 @@ COMMANDS = {
     "study": study.study,
     "report": report.report,
     "simulate": simulate.simulate,
+    "status": status.status,
     "streams": streams.streams,
     "subscribe": subscribe.subscribe,
     "test-alarm": test_alarm.test_alarm,

@@ -38,8 +38,9 @@ def status(
 ) -> None:
     """Say how the classifiers at a broker stand, and whether an alert does.
 
-    Exit code 0 if every one is online and ok, 1 if any is not, or none is there. An alert is no
-    fault: it does not change the exit code.
+    Exit code 0 if every one is online and ok, 1 if any is not, or none is there.
+
+    An alert is no fault: it does not change the exit code.
 
     What is older than 30 s, or of a classifier that is offline, is never shown as ok.
     """

@@ -350,13 +350,14 @@ class _Station:
 
     def memory(self, builder: MessageBuilder, broker: BrokerSettings | None) -> Memory:
         """Return what the monitor page remembers, empty."""
+        info = self.info(builder)
         sites = (position(label) for label in self.spec.labels)
         return Memory(
             About(
-                stream=builder.spec.name,
+                stream=info.stream,
                 kind=self.spec.kind,
                 simulated=self.spec.simulated,
-                labels=self.spec.labels,
+                labels=info.channels,
                 sites=tuple(site and Site.seen_from_above(*site) for site in sites),
                 rate_hz=self.spec.rate_hz,
                 unit="µV",

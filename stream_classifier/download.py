@@ -154,7 +154,7 @@ class Downloader:
             _discard(part)
             have = 0
             length = response.headers.get("Content-Length")
-            total = int(length) if length and length.isdecimal() else None
+            total = _whole_number(length or "")
         self._refuse_size(url, part, total)
         _Origin(validator=validator, total=total).write(part)
         done = have
@@ -193,9 +193,10 @@ class _Origin:
         try:
             noted = json.loads(_note(part).read_text(encoding="utf-8"))
             origin = cls(**noted)
-        except (OSError, ValueError, TypeError):  # absent or damaged: as if there were no part
-            return None
-        return origin if isinstance(origin.validator, str) and part.is_file() else None
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None  # absent or damaged: as if there were no part
+        is_one = isinstance(origin.validator, str) and isinstance(origin.total, int | None)
+        return origin if is_one and part.is_file() else None
 
     def write(self, part: Path) -> None:
         _note(part).write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -263,10 +264,13 @@ def _content_range(text: str) -> tuple[int | None, int | None]:
     """First byte and whole size, from ``bytes 100-199/200``; None for what it does not say."""
     unit, _, rest = text.partition(" ")
     span, _, total = rest.partition("/")
-    start = span.partition("-")[0]
-    if unit != "bytes" or not start.isdecimal():
-        return None, None
-    return int(start), int(total) if total.isdecimal() else None
+    start = _whole_number(span.partition("-")[0])
+    return (None, None) if unit != "bytes" or start is None else (start, _whole_number(total))
+
+
+def _whole_number(text: str) -> int | None:
+    """Read a size; None for what is none, such as one of thousands of digits."""
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
 
 
 def _replace(target: Path, content: bytes) -> None:

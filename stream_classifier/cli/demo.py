@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import webbrowser
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -58,12 +61,16 @@ def demo(
         bool, typer.Option("--synthetic", help="A neural mass model, even if there is data.")
     ] = False,
     broker: Annotated[str, typer.Option(help='mqtt://host:port or "embedded".')] = "embedded",
+    monitor: Annotated[
+        bool, typer.Option("--monitor/--no-monitor", help="Serve the monitor page, too.")
+    ] = True,
     json_: Annotated[bool, typer.Option("--json", help="End with one JSON object.")] = False,
 ) -> None:
     """Play a headset, classify it, and show the alert arrive over MQTT.
 
     A simulated device on Lab Streaming Layer and the pipeline run as processes of their own,
-    beside a broker and a subscriber. The first seizure starts 20 s into the demo.
+    beside a broker and a subscriber. The first seizure starts 20 s into the demo. The monitor page
+    is opened in a browser where a person sits at this terminal.
     """
     from stream_classifier.sources.lsl_runtime import quiet_liblsl  # noqa: PLC0415
 
@@ -71,9 +78,20 @@ def demo(
     quiet_liblsl(debug)
 
     played = "synthetic" if synthetic or not _has_data(data) else "epileptic_seizure_recognition"
-    show = _Show(live=sys.stderr.isatty() and not debug)
+    show = _Show(live=sys.stderr.isatty() and not debug, opens=not json_ and _has_display())
+    if monitor and not _has_monitor():
+        show.say("no monitor page: the extra [monitor] is not installed. Try: make demo")
+        monitor = False
     result = run_until_stopped(
-        _demo(show, played=played, data=data, seconds=seconds, broker=broker, debug=debug)
+        _demo(
+            show,
+            played=played,
+            data=data,
+            seconds=seconds,
+            broker=broker,
+            monitor=monitor,
+            debug=debug,
+        )
     )
     show.verdict(result)
     if json_:
@@ -90,8 +108,25 @@ def _has_data(data: Path | None) -> bool:
     return True
 
 
+def _has_monitor() -> bool:
+    return all(map(importlib.util.find_spec, ("starlette", "uvicorn", "websockets")))
+
+
+def _has_display() -> bool:
+    """Whether a browser that is opened is seen by a person."""
+    is_shown = sys.platform != "linux" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    return sys.stdout.isatty() and is_shown and "CI" not in os.environ
+
+
 async def _demo(
-    show: _Show, *, played: str, data: Path | None, seconds: float, broker: str, debug: bool
+    show: _Show,
+    *,
+    played: str,
+    data: Path | None,
+    seconds: float,
+    broker: str,
+    monitor: bool,
+    debug: bool,
 ) -> dict[str, Any]:
     from stream_classifier.demo import Tally  # noqa: PLC0415
 
@@ -119,6 +154,7 @@ async def _demo(
                 *("--broker", str(settings), "--stream", STREAM),
                 *("--set", f"outbox.path={folder / 'outbox.sqlite'}"),
                 *("--set", f"alarm.refractory_s={REFRACTORY_S}"),
+                "--monitor" if monitor else "--no-monitor",
                 log=None if debug else folder / "pipeline.log",
             )
         )
@@ -128,6 +164,9 @@ async def _demo(
         with show.on(tally, settings, played=played):
             while time.monotonic() - started_s < seconds:
                 show.refresh(elapsed_s=time.monotonic() - started_s, seconds=seconds)
+                if monitor and (url := _monitor_url(folder / "pipeline.log")):
+                    show.page(url)
+                    monitor = False
                 _must_live(device, "device", folder)
                 _must_live(pipeline, "pipeline", folder)
                 for task in (subscriber, truth.task):
@@ -244,6 +283,13 @@ async def _playing(device: _Child, folder: Path, *, debug: bool) -> None:
         await asyncio.sleep(0.02)
 
 
+def _monitor_url(log: Path) -> str | None:
+    """Return where the pipeline says that its page is, once it does."""
+    said = log.read_text(errors="replace") if log.exists() else ""
+    found = re.search(r"^monitor page: (\S+)$", said, re.MULTILINE)
+    return found and found[1]
+
+
 @contextlib.asynccontextmanager
 async def _process(*arguments: str, log: Path | None) -> AsyncIterator[_Child]:
     """Run one of our own commands in a process of its own, and end it with this block.
@@ -296,9 +342,10 @@ async def _stop(child: _Child) -> dict[str, Any]:
 class _Show:
     """What a person sees, on standard error: a live view on a terminal, else a few lines."""
 
-    def __init__(self, *, live: bool) -> None:
+    def __init__(self, *, live: bool, opens: bool) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._is_live = live
+        self._opens = opens
         self._recent: deque[float | None] = deque(maxlen=SPARKLINE_SAMPLES)
         self._n_shown = 0
 
@@ -315,6 +362,16 @@ class _Show:
             return
         with Live(console=self._console, auto_refresh=False, transient=True) as self._view:
             yield
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        self._console.print(line, markup=False)
+
+    def page(self, url: str) -> None:
+        """Say where the monitor page is, and open it where a person sits here."""
+        self.say(f"monitor page: {url}")
+        if self._opens:
+            webbrowser.open(url)
 
     def refresh(self, *, elapsed_s: float, seconds: float) -> None:
         """Bring the view up to date."""

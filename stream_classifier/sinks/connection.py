@@ -3,7 +3,7 @@
 aiomqtt 2 has three habits that this file evens out, at the price of touching its inside
 (hence ``aiomqtt<3``): it drops the broker's answer to a publish, so that one denied by an
 access list looks like a success; it waits out its whole timeout for an answer that cannot
-come any more; and it leaves a socket behind when connecting is cancelled.
+come any more, to connecting as well; and it leaves a socket behind when connecting is cancelled.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ class Connector:
         )
 
     def _explain(self, error: aiomqtt.MqttError) -> BrokerUnavailableError | BrokerRefusedError:
-        cause = error.__context__
+        cause, tls = error.__context__, self.broker.tls
         if isinstance(error, aiomqtt.MqttCodeError) and _code(error) in _REFUSED:
             who = f"user {self.broker.username!r}" if self.broker.username else "no user name"
             return BrokerRefusedError(
@@ -358,7 +358,12 @@ class Connector:
                 f"{self.broker}: no secure connection: {cause}. It is never tried without TLS. "
                 "Try: --ca-file with the authority that signed the broker's certificate"
             )
-        return BrokerUnavailableError(f"{self.broker} does not answer: {error}")
+        hint = ""
+        if isinstance(cause, ConnectionAbortedError) and tls is None:
+            hint = ". Perhaps it speaks only TLS. Try: mqtts://"
+        elif isinstance(cause, ConnectionAbortedError) and tls is not None and not tls.cert_file:
+            hint = ". Perhaps it asks for a certificate of ours. Try: mqtt.cert_file"
+        return BrokerUnavailableError(f"{self.broker} does not answer: {error}{hint}")
 
 
 class _Client(aiomqtt.Client):
@@ -371,6 +376,7 @@ class _Client(aiomqtt.Client):
         self.unheard = False
         self._given_up = False
         self._client.connect_timeout = CONNECT_TIMEOUT_S
+        self._disconnected.add_done_callback(self._notice_end_of_connecting)
 
     @property
     def ended(self) -> asyncio.Future[None]:
@@ -381,6 +387,22 @@ class _Client(aiomqtt.Client):
         """Close the socket without a farewell. Nothing happens if it is closed already."""
         self._given_up = True
         self._client._sock_close()  # noqa: SLF001
+
+    def _notice_end_of_connecting(self, ended: asyncio.Future[None]) -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            self._fail_connecting(error)
+
+    def _fail_connecting(self, why: BaseException) -> None:
+        if not self._connected.done():
+            failure = aiomqtt.MqttError(str(why))
+            failure.__context__ = why
+            self._connected.set_exception(failure)
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
+    ) -> None:
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
+        self._fail_connecting(ConnectionAbortedError("it hung up"))
 
     def _client_connect(self) -> None:
         super()._client_connect()  # on a thread, which no cancellation stops
@@ -495,4 +517,4 @@ def _may_mind_protocol(error: aiomqtt.MqttError) -> bool:
     """Whether the broker may only dislike the version: it says so, or hangs, or hangs up."""
     if isinstance(error, aiomqtt.MqttCodeError):
         return _code(error) == _WRONG_PROTOCOL
-    return isinstance(error.__context__, TimeoutError)
+    return isinstance(error.__context__, TimeoutError | ConnectionAbortedError)

@@ -104,7 +104,7 @@ async def test_only_who_has_a_password_comes_in_and_only_through_tls(deployed):
     ):
         with pytest.raises(BrokerRefusedError):
             await probe(refused)
-    with pytest.raises(BrokerUnavailableError):
+    with pytest.raises(BrokerUnavailableError, match="Try: mqtts://"):
         async with Connector(replace(nurse, tls=None), client_id="plain").connect():
             pass
     assert await probe(nurse) == "5"

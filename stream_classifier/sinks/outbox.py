@@ -510,7 +510,7 @@ class Outbox:
             database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             self._insert(database, rows)
         except sqlite3.Error as error:
-            self._report_refusal(f"takes no events, keeping them in memory: {error}")
+            self._report_refusal(self._refusal or f"takes no events: {error}")
             return
         with self._counting:
             self._memory = []
@@ -548,7 +548,7 @@ class Outbox:
                 if event_id not in self._gone
             ]
         except sqlite3.Error as error:
-            self._report_refusal(f"gives no events: {error}")
+            self._report_refusal(self._refusal or f"gives no events: {error}")
             on_disk = []
         rows = sorted((*on_disk, *self._memory), key=operator.attrgetter("position"))
         with self._counting:

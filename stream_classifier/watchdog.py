@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import sys
@@ -27,6 +28,9 @@ of 0.1 s is one whenever it begins."""
 
 TELL_AFTER_S = 1.0
 """So long a stall is logged, with the place where the loop hangs."""
+
+QUIET_S = 5.0
+"""After a word about a short stall, the next ones are only counted for so long."""
 
 GIVE_UP_AFTER_S = 60.0
 """After so long the process ends itself, so that a service manager starts it again."""
@@ -49,6 +53,7 @@ class LoopWatchdog:
         self.n_stalls = 0
         self.longest_s = 0.0
         self._give_up = give_up or _end_process
+        self._told_s = -math.inf
         self._stop = threading.Event()
         self._alive = threading.Event()
 
@@ -95,8 +100,17 @@ class LoopWatchdog:
             return
         self.n_stalls += 1
         self.longest_s = max(self.longest_s, blocked_s)
-        level = logging.WARNING if blocked_s >= TELL_AFTER_S else logging.DEBUG
-        LOG.log(level, "the event loop was blocked for %.2f s", blocked_s)
+        level = logging.WARNING
+        if blocked_s < TELL_AFTER_S:  # short ones come in swarms: one word for each swarm
+            level = logging.INFO if asked_s - self._told_s > QUIET_S else logging.DEBUG
+        if level > logging.DEBUG:
+            self._told_s = asked_s
+        LOG.log(
+            level,
+            "the event loop was blocked for %.2f s (%d times so far)",
+            blocked_s,
+            self.n_stalls,
+        )
 
     def _where(self) -> str:
         frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - documented, for debugging

@@ -57,10 +57,16 @@ async def test_a_long_block_is_told_with_the_place_while_it_lasts_and_with_its_l
     assert "was blocked for 1." in second.getMessage()
 
 
-async def test_a_short_block_is_no_warning(caplog):
+async def test_short_blocks_are_no_warning_and_a_swarm_of_them_is_one_word(caplog):
     caplog.set_level(logging.INFO)
-    await blocked_for(0.3)
-    assert not caplog.records
+    with LoopWatchdog() as dog:
+        for n in range(1, 4):
+            await asyncio.sleep(0.12)
+            hang_in_a_library(0.2)
+            await until(lambda n=n: dog.n_stalls >= n, within_s=1.0)
+    (said,) = caplog.records
+    assert said.levelno == logging.INFO
+    assert "was blocked for 0." in said.getMessage()
 
 
 async def test_a_loop_that_only_works_hard_is_not_blocked():

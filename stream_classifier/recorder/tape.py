@@ -180,11 +180,9 @@ class Tape:
                 self._end_file()
             into = self._open or self._begin_file(chunk)
             into.writer.skip(chunk.first_index - self._next_index)
-            n = len(chunk.samples)
-            if self._is_full(into, chunk):
-                n = min(n, into.writer.room)
-            if n:
-                into.writer.append(chunk.samples[:n])
+            # To the end of a record, where a file may end.
+            n = min(len(chunk.samples), into.writer.room or into.writer.record_samples)
+            into.writer.append(chunk.samples[:n])
             self.n_samples += n
             self._next_index = chunk.first_index + n
             chunk = replace(chunk, samples=chunk.samples[n:], first_index=self._next_index)

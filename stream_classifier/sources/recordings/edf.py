@@ -24,6 +24,7 @@ from stream_classifier.errors import (
     RecordingInvalidError,
     StreamDescriptionError,
 )
+from stream_classifier.recorder.bdf import MARK, MAX_UV
 from stream_classifier.regular_file import open_regular
 from stream_classifier.sources.channels import ChannelPlan, ChannelText, listed, uv_per_unit
 from stream_classifier.sources.recordings import marks
@@ -77,6 +78,7 @@ class _Layout:
         labels: Of all signals, annotations included.
         samples: Of each signal, in a record.
         discontinuous: Whether time may be missing between records (EDF+D).
+        filled: Whether it is one of our recordings: lowest values stand for samples that are none.
     """
 
     path: Path
@@ -88,6 +90,7 @@ class _Layout:
     labels: tuple[str, ...]
     samples: tuple[int, ...]
     discontinuous: bool
+    filled: bool
 
     @property
     def annotation_spans(self) -> list[slice]:
@@ -184,6 +187,7 @@ def _read_layout(path: Path) -> _Layout:
         ),
         samples=samples,
         discontinuous=head[192:197] in {b"EDF+D", b"BDF+D"},
+        filled=MARK.encode() in head[88:168].split(),
     )
 
 
@@ -293,7 +297,8 @@ def _runs(layout: _Layout, chosen: ChannelPlan, rate_hz: float) -> Iterator[Run]
         except _EDFIO_FAULTS as error:
             raise _invalid(layout.path, "data records", f"damaged ones ({error})") from error
         samples = in_uv(np.stack(columns, axis=1), chosen)
-        yield from _cut(samples, starts.of(first, raw), per_record)
+        for run in _cut(samples, starts.of(first, raw), per_record):
+            yield from _without_filling(run) if layout.filled else (run,)
 
 
 def _cut(samples: NDArray[np.float32], starts: list[int], per_record: int) -> Iterator[Run]:
@@ -303,6 +308,15 @@ def _cut(samples: NDArray[np.float32], starts: list[int], per_record: int) -> It
         if n == len(starts) or starts[n] != starts[n - 1] + per_record:
             yield Run(starts[begin], samples[begin * per_record : n * per_record])
             begin = n
+
+
+def _without_filling(run: Run) -> Iterator[Run]:
+    """Yield the stretches of a run that hold samples."""
+    missing = np.asarray((run.samples <= -MAX_UV).all(axis=1))
+    edges = np.flatnonzero(np.diff(missing)) + 1
+    for start, samples in zip((0, *edges.tolist()), np.split(run.samples, edges), strict=True):
+        if len(samples) and not missing[start]:
+            yield Run(run.first_index + start, samples)
 
 
 class _Starts:

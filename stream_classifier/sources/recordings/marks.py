@@ -24,7 +24,9 @@ MAX_COLUMNS: Final = 256
 
 _SEIZURE: Final = re.compile(r"\b(?:sz|seizures?)(?:\b|_)", re.IGNORECASE)
 _NO_SEIZURE: Final = re.compile(
-    r"\b(?:no|non|not|without|possible|\?)\W*(?:sz|seizure)|(?:sz|seizure)\W?free|\?", re.IGNORECASE
+    r"\b(?:no|non|not|without|possible|\?)\W*(?:sz|seizure)|(?:sz|seizure)\W?free|\?"
+    r"|seizure alert",  # what a classifier found is not what a person marked
+    re.IGNORECASE,
 )
 _STARTS: Final = re.compile(r"\b(?:start|starts|begin|begins|onset|on)\b", re.IGNORECASE)
 _ENDS: Final = re.compile(r"\b(?:stop|stops|end|ends|offset|off|over)\b", re.IGNORECASE)

@@ -20,7 +20,7 @@ from stream_classifier.sinks.topics import levels_meant
 
 RETRY_FIRST_S = 0.25
 RETRY_CAP_S = 5.0
-STABLE_S = 10.0
+STABLE_S = 1.0
 
 REMEMBERED_EVENTS = 10_000
 

@@ -185,7 +185,7 @@ def none_missing_none_doubled(sent, heard):
 @pytest.mark.fault(19)
 async def test_five_flaps_lose_and_double_nothing(broker, tmp_path, measured):
     sent, heard, drained_s, n_connects = await through_a_flapping_broker(
-        broker, tmp_path, n_flaps=5, every_s=0.8, hz=50
+        broker, tmp_path, n_flaps=5, every_s=0.6, hz=50
     )
     none_missing_none_doubled(sent, heard)
     assert n_connects <= 5 + 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from stream_classifier.recorder.bdf import BdfFile, Note
+from stream_classifier.recorder.bdf import BdfFile
 
 Step = Literal["standing", "onset", "raised", "off", "on", "acknowledged", "ended", "retracted"]
 
@@ -19,25 +20,32 @@ _TEXT: Final = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AlertSpan:
-    """One alert, as far as one file holds it.
+    """One alert, as annotations tell of it.
 
     Attributes:
-        alert_id: The same in every file.
-        start_s: First window of the rise, from the file's first sample; 0 if it began before.
-        end_s: When it went off, and did not come back; None if that is not in the file.
+        alert_id: The same in every file; of a recording that is played again, too.
+        start: First window of the rise; the start of the first file if it began before.
+        seen_until: End of the last file that tells of it.
+        end: When it went off, and did not come back; None if nothing says so.
         p: Highest p(seizure) that is known.
         channels: Labels of the channels that were above the raise threshold.
         retracted: Whether it turned out to be none.
     """
 
     alert_id: str
-    start_s: float
-    end_s: float | None = None
+    start: datetime
+    seen_until: datetime
+    end: datetime | None = None
     p: float | None = None
     channels: tuple[str, ...] = ()
     retracted: bool = False
+
+    @property
+    def until(self) -> datetime:
+        """When it ended, as far as anybody knows."""
+        return self.end or self.seen_until
 
 
 def alert_text(
@@ -58,37 +66,34 @@ def alert_text(
     return text
 
 
-def alerts_in(file: BdfFile) -> list[AlertSpan]:
-    """Find the alerts that a file's annotations tell of, in the order they began."""
-    spans: dict[str, AlertSpan] = {}
-    for note in file.notes():
-        found = _TEXT.fullmatch(note.text)
-        if found is None:
-            continue
-        step, alert_id, p, channels = found.groups()
-        span = spans.get(alert_id) or AlertSpan(alert_id, start_s=max(0.0, note.at_s))
-        spans[alert_id] = _after(span, step, note, float(p) if p else None, channels)
-    return sorted(spans.values(), key=lambda span: span.start_s)
+def alerts_in(files: Iterable[BdfFile]) -> list[AlertSpan]:
+    """Find the alerts that the annotations of a stream's files tell of.
 
+    Args:
+        files: In the order of time. An alert may go on from one to the next.
 
-def _after(
-    span: AlertSpan, step: str, note: Note, p: float | None, channels: str | None
-) -> AlertSpan:
-    """Return what is known of an alert after one more annotation."""
-    start_s, end_s = span.start_s, span.end_s
-    if step == "onset":
-        start_s = max(0.0, note.at_s)
-    elif step == "standing":
-        start_s = 0.0
-    elif step in ("off", "ended"):
-        end_s = max(start_s, note.at_s)
-    elif step == "on":
-        end_s = None
-    return replace(
-        span,
-        start_s=start_s,
-        end_s=end_s,
-        p=max(p or 0.0, span.p or 0.0) or None,
-        channels=tuple(channels.split(",")) if channels else span.channels,
-        retracted=span.retracted or step == "retracted",
-    )
+    Returns:
+        In the order in which they began.
+    """
+    lives: list[AlertSpan] = []
+    newest: dict[str, AlertSpan] = {}
+    for file in files:
+        for note in file.notes():
+            found = _TEXT.fullmatch(note.text)
+            if found is None:
+                continue
+            step, alert_id, p, channels = found.groups()
+            at = file.start + timedelta(seconds=note.at_s)
+            if alert_id not in newest or (step == "onset" and at >= newest[alert_id].until):
+                newest[alert_id] = AlertSpan(alert_id, min(at, file.end), file.end)
+                lives.append(newest[alert_id])
+            span = newest[alert_id]
+            span.seen_until = file.end
+            span.p = max(float(p or 0.0), span.p or 0.0) or None
+            span.channels = tuple(channels.split(",")) if channels else span.channels
+            span.retracted |= step == "retracted"
+            if step in ("off", "ended"):
+                span.end = max(at, span.start)
+            elif step == "on":
+                span.end = None
+    return sorted(lives, key=lambda span: span.start)

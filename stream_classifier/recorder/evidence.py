@@ -158,18 +158,15 @@ class Evidence:
     def _keep_what_is_left(self) -> None:
         """Keep clips of alerts that a killed process left in its last recording."""
         for path in self._left:
-            file = open_bdf(path)
-            for span in alerts_in(file):
-                onset = file.start + timedelta(seconds=span.start_s)
-                off = span.end_s and file.start + timedelta(seconds=span.end_s)
+            for span in alerts_in([open_bdf(path)]):
                 case = Case(
                     alert_id=span.alert_id,
-                    onset=onset,
-                    off=off or None,
+                    onset=span.start,
+                    off=span.end,
                     p_max=span.p,
                     channels=span.channels,
                 )
-                stem = self._shelf.evidence_stem(onset, span.alert_id)
+                stem = self._shelf.evidence_stem(span.start, span.alert_id)
                 if not stem.with_suffix(".json").exists():
                     keep(case, self._shelf)
 

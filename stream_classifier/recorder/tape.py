@@ -213,11 +213,11 @@ class Tape:
         if self.fault is not None:
             LOG.warning("recording goes on; %d samples were not recorded", self.n_lost)
             self.fault = None
+        while self._notes:
+            self._annotate(*self._notes.popleft())
         for alert_id, watched in self._alerts.items():
             if watched.standing:
                 writer.annotate(Note(0.0, alert_text("standing", alert_id)))
-        while self._notes:
-            self._annotate(*self._notes.popleft())
         return self._open
 
     def _end_file(self) -> None:

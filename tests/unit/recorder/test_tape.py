@@ -78,8 +78,17 @@ def recorded(folder):
     return found
 
 
-def event(kind, at_s, *, seq=0, off_s=None, onset_s=60.0, raised_s=61.0, **more):
-    return BUILDER.event(
+def spans(folder):
+    """Start and end of each alert, seconds from noon."""
+    files = [open_bdf(path) for path in sorted(folder.glob("*.bdf"))]
+    return [
+        tuple((at - NOON).total_seconds() for at in (span.start, span.end))
+        for span in alerts_in(files)
+    ]
+
+
+def event(kind, at_s, *, seq=0, off_s=None, onset_s=60.0, raised_s=61.0, builder=BUILDER, **more):
+    return builder.event(
         AlertEvent(
             type=kind, alert_id="9f3c1e2a77", seq=seq, at_s=ORIGIN_S + at_s,
             onset_s=ORIGIN_S + onset_s, raised_s=ORIGIN_S + raised_s,
@@ -166,42 +175,58 @@ def test_an_alert_is_annotated_where_it_was_and_on_disk_at_once(tmp_path):
     tape.take(event(EventType.UPDATED, 75, seq=1, off_s=75))
     tape.take(event(EventType.ENDED, 80, seq=2, off_s=75))
     tape.close()
-    (span,) = alerts_in(open_bdf(path))
-    assert (span.start_s, span.end_s, span.channels) == (60.0, 75.0, ("C3",))
+    ((start_s, end_s),) = spans(tmp_path)
+    assert (start_s, end_s) == (pytest.approx(60.0), pytest.approx(75.0))
+    (span,) = alerts_in([open_bdf(path)])
+    assert span.channels == ("C3",)
     assert span.p == pytest.approx(0.95)
 
 
-def test_an_alert_that_goes_on_is_in_every_file(tmp_path):
+def test_an_alert_that_goes_on_is_one_across_files_and_in_each_of_them(tmp_path):
     tape = tape_in(tmp_path, file_s=65.0)
     tape.take(chunk(0, 64 * 60))
     tape.take(event(EventType.RAISED, 61))
-    tape.take(chunk(64 * 60, 70 * 60))
-    tape.take(event(EventType.ENDED, 120, seq=1, off_s=110))
-    tape.take(chunk(134 * 60, 20 * 60))
+    tape.take(chunk(64 * 60, 60 * 60))
+    first, second = (open_bdf(path) for path in sorted(tmp_path.glob("*.bdf")))
+    assert [alerts_in([file])[0].start for file in (first, second)] == [
+        NOON + timedelta(seconds=60), NOON + timedelta(seconds=65)
+    ]  # fmt: skip
+    tape.take(chunk(124 * 60, 20 * 60))
+    tape.take(event(EventType.ENDED, 120, seq=1, off_s=110))  # late: another file has begun
     tape.close()
-    first, second, third = (open_bdf(path) for path in sorted(tmp_path.glob("*.bdf")))
-    assert [(s.start_s, s.end_s) for s in alerts_in(first)] == [(60.0, None)]
-    assert [(s.start_s, s.end_s) for s in alerts_in(second)] == [(0.0, pytest.approx(45.0))]
-    assert alerts_in(third) == []
+    assert len(list(tmp_path.glob("*.bdf"))) == 3
+    assert spans(tmp_path) == [(pytest.approx(60.0), pytest.approx(110.0))]
+
+
+def test_a_recording_that_is_played_again_has_its_alerts_again(tmp_path):
+    for offset_s in (0, 500):
+        tape = tape_in(tmp_path)
+        tape._clock = WallClock(CLOCK.offset_s + offset_s)
+        tape.take(chunk(0, 70 * 60))
+        with_offset = MessageBuilder(spec=SPEC, model=BUILDER.model, clock=tape._clock)
+        tape.take(event(EventType.RAISED, 61, builder=with_offset))
+        tape.take(event(EventType.ENDED, 68, seq=1, off_s=66.0, builder=with_offset))
+        tape.close()
+    assert spans(tmp_path) == [
+        (pytest.approx(60.0), pytest.approx(66.0)),
+        (pytest.approx(560.0), pytest.approx(566.0)),
+    ]
 
 
 def test_an_alert_that_stood_before_the_process_began_is_told_of(tmp_path):
     tape = tape_in(tmp_path)
-    tape.take(chunk(0, 100 * 60))
+    tape.take(chunk(0, 10))
     standing = AlertEvent(
         EventType.UPDATED, "left-behind", 3, ORIGIN_S, ORIGIN_S - 60, ORIGIN_S - 59, None, 0.9, 0.9,
         ("C4",),
     )  # fmt: skip
     tape.take(
-        BUILDER.alert(
-            at_s=ORIGIN_S + 99, prediction=None, latest=standing, signal="ok", decided=None
-        )
+        BUILDER.alert(at_s=ORIGIN_S, prediction=None, latest=standing, signal="ok", decided=None)
     )
     tape.close()
     (path,) = tmp_path.glob("*.bdf")
-    assert [(s.alert_id, s.start_s, s.end_s) for s in alerts_in(open_bdf(path))] == [
-        ("left-behind", 0.0, None)
-    ]
+    (span,) = alerts_in([open_bdf(path)])
+    assert (span.alert_id, span.start, span.end) == ("left-behind", NOON, None)
 
 
 def test_signal_that_is_lost_and_comes_back_is_annotated(tmp_path):
@@ -256,8 +281,8 @@ def test_a_full_disk_is_said_once_tried_again_and_what_is_missing_is_counted(tmp
     assert sum("recording goes on; 300 samples" in line for line in said) == 1
     second = open_bdf(max(tmp_path.glob("*.bdf")))
     assert set(recorded(tmp_path)) == {*range(300), *range(600, 900)}
-    (span,) = alerts_in(second)  # raised meanwhile
-    assert span.start_s == 0.0
+    (span,) = alerts_in([second])  # raised meanwhile
+    assert span.start == NOON + timedelta(seconds=9)
 
 
 def test_a_write_that_fails_half_way_leaves_a_file_that_opens(tmp_path, monkeypatch):
@@ -326,8 +351,9 @@ def test_evidence_holds_30_s_before_the_onset_to_30_s_after_the_end(tmp_path):
     assert rows[0] == "seconds,utc,p,C3,C4"
     assert rows[1] == "0.000,2026-11-24T12:00:30.125Z,0.1000,0.1000,"
     assert len(rows) == 1 + 75  # one a second, and that of 105 s was not yet there
-    (span,) = alerts_in(clip)
-    assert (span.start_s, span.end_s) == (pytest.approx(30.0), pytest.approx(45.0))
+    (span,) = alerts_in([clip])
+    assert abs(span.start - NOON - timedelta(seconds=60)) < timedelta(milliseconds=1)
+    assert abs(span.end - NOON - timedelta(seconds=75)) < timedelta(milliseconds=1)
 
 
 def test_of_an_alert_without_end_the_first_ten_minutes_are_kept(tmp_path):

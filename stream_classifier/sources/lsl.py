@@ -189,6 +189,9 @@ class LslSource:
             if self._is_elsewhere(session):
                 self._let_go(timeline, "connecting anew: the device is there but silent here")
             return []
+        if self._stall is not None:
+            silent_s = session.last_s - (self._received_s or session.last_s)
+            LOG.info("samples arrive again after %.2f s without one", silent_s)
         self._received_s = session.last_s
         if chunks:
             self._lag_s = (

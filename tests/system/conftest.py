@@ -30,14 +30,17 @@ def eventually(condition, *, within_s=DEADLINE_S, what="the condition"):
 
 
 class Command:
-    """One of our commands in a process of its own."""
+    """One of our commands in a process of its own, or a module that does as they do."""
 
-    def __init__(self, *arguments, log: Path, environment=None):
+    def __init__(
+        self, *arguments, log: Path, environment=None, module="stream_classifier", stdin=None
+    ):
         self.log = log
         self.out = log.with_suffix(".out")
         with log.open("ab") as err, self.out.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "stream_classifier", *arguments],
+                [sys.executable, "-m", module, *arguments],
+                stdin=stdin,
                 stdout=out,
                 stderr=err,
                 env={**os.environ, **(environment or {})},
@@ -51,9 +54,16 @@ class Command:
     def printed(self):
         return self.out.read_text(errors="replace")
 
+    def tell(self, line):
+        """Say its last line to a process that was started with ``stdin=subprocess.PIPE``."""
+        with self.process.stdin as stdin:
+            stdin.write(f"{line}\n".encode())
+
     def kill(self):
         self.process.kill()
         self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
 
     def stop(self, within_s=10.0):
         self.process.send_signal(signal.SIGTERM)
@@ -70,9 +80,9 @@ def start(tmp_path):
     """Start one of our commands; whatever still runs at the end is killed."""
     commands = []
 
-    def begin(*arguments, environment=None):
+    def begin(*arguments, **more):
         log = tmp_path / f"{len(commands)}-{arguments[0]}.log"
-        command = Command(*map(str, arguments), log=log, environment=environment)
+        command = Command(*map(str, arguments), log=log, **more)
         commands.append(command)
         return command
 
@@ -133,30 +143,35 @@ class Story:
         self.outbox = tmp_path / "outbox.sqlite"
         self.subscriber = start("subscribe", "--broker", mosquitto.url, "--json")
 
-    def device(self):
+    def device(self, *more):
         return self._start(
             *("simulate", "synthetic", "--scenario", self.scenario, "--name", self.source_id),
-            *("--source-id", self.source_id),
+            *("--source-id", self.source_id, *more),
         )
 
-    def pipeline(self, *more, bundle="bonn"):
+    def pipeline(self, *more, bundle="bonn", **how):
         """The classifier; the device plays the data set's recordings, so with their bundle."""
         return self._start(
             *("run", "--source-id", self.source_id, "--wait", "30", "--json"),
             *(("--bundle", bundle) if bundle else ()),
             *("--broker", self.broker.url, "--stream", "bed3"),
             *("--set", f"outbox.path={self.outbox}", "--set", "alarm.refractory_s=4", *more),
+            **how,
         )
+
+    def received(self, what):
+        """What ``subscribe --json`` says of the messages of one topic, in the order they came."""
+        lines = []
+        for text in self.subscriber.printed.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last line may be half written
+                line = json.loads(text)
+                if line["topic"] == f"stream_classifier/bed3/{what}":
+                    lines.append(line)
+        return lines
 
     def heard(self, what):
         """Messages of one topic, in the order they came: ``status``, ``alert``, ``alert/event``."""
-        messages = []
-        for line in self.subscriber.printed.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last line may be half written
-                message = json.loads(line)
-                if message["topic"] == f"stream_classifier/bed3/{what}":
-                    messages.append(message["message"])
-        return messages
+        return [line["message"] for line in self.received(what)]
 
     def until(self, what, condition, *, within_s=40.0):
         """Wait for a message of a topic that fulfils a condition."""

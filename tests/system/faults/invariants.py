@@ -25,19 +25,21 @@ def no_window_spans_a_gap(predictions, accepted, *, rate_hz, bundle):
         assert not missing, f"the window {window} was decided on without samples {missing[:5]}"
 
 
-def replayed(chunks, *, bundle, spec, rule=None, gains=None):
-    """Alert events of an offline replay of accepted samples."""
+def replay(chunks, *, bundle, spec, rule=None):
+    """What the detector says of accepted samples, offline."""
     detector = Detector(
         bundle=bundle,
         spec=spec,
         engine=make_engine(bundle),
-        settings=DetectorSettings(rule=rule or bundle.alarm, gains=gains),
+        settings=DetectorSettings(rule=rule or bundle.alarm),
     )
-    events = []
-    for chunk in chunks:
-        events += [item for item in detector.feed(chunk) if isinstance(item, AlertEvent)]
+    items = [item for chunk in chunks for item in detector.feed(chunk)]
     detector.close()
-    return events
+    return items
+
+
+def events_in(items):
+    return [item for item in items if isinstance(item, AlertEvent)]
 
 
 def alerts_are_those_of_a_replay(heard, events):

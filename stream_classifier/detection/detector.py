@@ -101,7 +101,7 @@ class Detector:
         self.n_windows = 0
         self.n_windows_refused = 0  # windows in which no channel could be classified
         self.n_windows_calibrating = 0
-        self.n_windows_shed = 0  # left out for want of speed, those of the new start included
+        self.n_windows_shed = 0  # left out for want of speed
         self._rate_hz = rate_hz
         self._resampler = Resampler(in_hz=spec.rate_hz, out_hz=rate_hz, n_channels=n_channels)
         filters = [f for f in bundle.filters if f.mains_hz in (None, settings.mains_hz)]
@@ -139,6 +139,7 @@ class Detector:
             self._alarm.resume(standing)
         self.standing = standing
         self._next_index: int | None = None
+        self._run_from = 0  # index, at the bundle's rate, of the first sample the engine is to have
         self._waiting: list[Chunk] = []  # consecutive, and too little to decide anything
         self._due = 0  # index of the input after which there is enough
         self._max_batch = max(1, int(MAX_BATCH_SAMPLES * spec.rate_hz / rate_hz))
@@ -200,9 +201,10 @@ class Detector:
     def skip(self, chunk: Chunk) -> None:
         """Take the next samples without classifying them, for want of speed.
 
-        Filters go on, so that they need not settle again. What was due up to the first window that
-        begins behind these samples is left out and counted in ``n_windows_shed``; for the alarm it
-        is a gap.
+        Filters go on, so that they need not settle again, and so do the windows: those that begin
+        before the end of these samples are left out and counted in ``n_windows_shed``, those that
+        follow are what they would have been. For the alarm, and for an LSTM whose state runs on,
+        it is a gap.
 
         Raises:
             ShapeError: As for ``feed``.
@@ -219,7 +221,8 @@ class Detector:
                 self._filtered.append(self._filters.feed(raw))
         self._next_index = chunk.indices.stop
         self._gains.restart()
-        self.n_windows_shed += self._grid.restart(self._raw.held.stop)
+        self.n_windows_shed += self._grid.leave_out(self._raw.held.stop)
+        self._run_from = self._grid.next_start
         self.engine.reset(self._handle)
         self._alarm.interrupt()
         self._look_ahead()
@@ -258,14 +261,20 @@ class Detector:
         self._raw.restart(first_index)
         self._filtered.restart(first_index)
         self._grid.restart(first_index)
+        self._run_from = first_index
         self.engine.reset(self._handle)
         self._alarm.interrupt()
         self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Find how far the input must reach for the next window, or for a gain to change."""
-        ends = (self._grid.next_end, self._gains.next_change(self._raw.held.stop))
-        self._due = self._resampler.needs(min(end for end in ends if end is not None) - 1)
+        """Find how far the input must reach for the next window, or for a gain to change.
+
+        No further than a hop: the work of a run's first window is not left to its end.
+        """
+        n_held = self._raw.held.stop
+        hop_end = n_held + self._grid.hop_samples
+        ends = (self._grid.next_end, hop_end, self._gains.next_change(n_held) or hop_end)
+        self._due = self._resampler.needs(min(ends) - 1)
 
     def _work(self) -> list[Decided]:
         """Take what waits."""
@@ -294,6 +303,7 @@ class Detector:
 
     def _classify(self, chunk: Chunk, raw: NDArray[np.float32]) -> list[Decided]:
         """Decide on the windows that end in samples of one gain."""
+        n_before = self._run_from - self._raw.held.stop  # of these, after samples were skipped
         filtered = self._filters.feed(raw)
         self._raw.append(raw)
         self._filtered.append(filtered)
@@ -301,7 +311,7 @@ class Detector:
         finite = np.isfinite(filtered)
         known = filtered if finite.all() else np.where(finite, filtered, np.float32(0))
         scaled = self._scaler.scale(known * self._gains.values)
-        finished = self.engine.feed({self._handle: scaled})[self._handle]
+        finished = self.engine.feed({self._handle: scaled[max(0, n_before) :]})[self._handle]
         out: list[Decided] = []
         usable: NDArray[np.bool_] = np.ones(self.spec.n_channels, dtype=np.bool_)
         if len(finished):

@@ -29,19 +29,28 @@ class WindowGrid:
         self._next_start = 0
 
     @property
+    def next_start(self) -> int:
+        """Absolute index of the next window's first sample."""
+        return self._next_start
+
+    @property
     def next_end(self) -> int:
         """Absolute index of the sample after the next window."""
         return self._next_start + self.window_samples
 
-    def restart(self, first_index: int) -> int:
-        """Begin a new run at this absolute sample index.
+    def restart(self, first_index: int) -> None:
+        """Begin a new run at this absolute sample index."""
+        self._next_start = first_index
+
+    def leave_out(self, until_index: int) -> int:
+        """Leave out the windows that begin before this absolute sample index.
 
         Returns:
-            How many windows the old run would have had until the new one's first is complete.
+            How many those are, that were not taken.
         """
-        n_left_out = -(-(first_index - self._next_start) // self.hop_samples)
-        self._next_start = first_index
-        return max(0, n_left_out)
+        n_windows = max(0, -(-(until_index - self._next_start) // self.hop_samples))
+        self._next_start += n_windows * self.hop_samples
+        return n_windows
 
     def take(self, n_windows: int) -> list[range]:
         """Return the absolute sample indices of the next windows, oldest first."""

@@ -6,6 +6,7 @@ repeated; that is why attaching is a generator that yields in between.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from dataclasses import dataclass
@@ -60,7 +61,10 @@ BUFFER_S = 5
 """What liblsl keeps for us, and so the longest stall whose samples all arrive in the end. Small,
 because a reader that is too slow would work on samples that old."""
 
-MAX_PULL_SAMPLES = 256
+PULL_SAMPLES = 256
+MAX_PULLS = 16
+"""Samples taken from liblsl at once, and how often in a row while there are more: who reads goes
+by what is in hand to tell how far behind it is."""
 
 FOREIGN_CLOCK_S = 60.0
 """Stamps this far from now are not of LSL's clock; ``time.time()`` is a common mistake."""
@@ -205,9 +209,7 @@ class Session:
         try:
             if not self._update_correction():
                 return None
-            raw, stamps = self._inlet.pull_chunk(
-                timeout=CALL_S, min_samples=1, max_samples=MAX_PULL_SAMPLES, as_numpy=True
-            )
+            raw, stamps = self._pull()
         except (LostError, InternalError) as error:
             raise StreamLostError(self.description.device.name) from error
         if not len(stamps):
@@ -224,6 +226,20 @@ class Session:
         if timeline.n_clock_steps > n_clock_steps:
             self._go_by_arrival(stamps, received_s, "the device's clock was set")
         return chunks
+
+    def _pull(self) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+        """Wait for samples, and take all that are there."""
+        pulls: list[tuple[NDArray[np.generic], NDArray[np.float64]]] = [
+            self._inlet.pull_chunk(
+                timeout=CALL_S, min_samples=1, max_samples=PULL_SAMPLES, as_numpy=True
+            )
+        ]
+        with contextlib.suppress(LostError):  # said again by the next pull
+            while len(pulls[-1][1]) == PULL_SAMPLES and len(pulls) < MAX_PULLS:
+                pulls.append(self._inlet.pull_chunk(max_samples=PULL_SAMPLES, as_numpy=True))
+        if len(pulls) == 1:
+            return pulls[0]
+        return np.concatenate([raw for raw, _ in pulls]), np.concatenate([at for _, at in pulls])
 
     def _in_uv(self, raw: NDArray[np.generic]) -> NDArray[np.float32]:
         """Pick the channels and bring them to microvolts; ``(n_samples, n_channels)``."""

@@ -387,3 +387,102 @@ async def test_the_loop_is_woken_for_news_and_seldom_for_predictions_alone():
         for before, after in zip(sink.predictions, sink.predictions[1:], strict=False)
     )
     assert n_woken <= 3 + n_news  # attached, the first prediction, and no time passes here
+
+
+class DeviceInRealTime:
+    """Has the samples that are due by the clock, which it moves on when there are none."""
+
+    def __init__(self, clock, *, seconds):
+        self.clock, self.seconds = clock, seconds
+        self.stop = threading.Event()
+        self.health = SourceHealth(state=SourceState.ATTACHED, samples=1)
+
+    def open(self):
+        self.begun_s = self.clock.now_s
+        return SPEC
+
+    def __iter__(self):
+        n_sent = 0
+        while n_sent < self.seconds * SPEC.rate_hz:
+            n_due = int((self.clock.now_s - self.begun_s) * SPEC.rate_hz)
+            if n_due == n_sent:
+                self.clock.now_s += 0.001
+                continue
+            samples = np.take(EEG, range(n_sent, n_due), axis=0, mode="wrap")
+            now_s = self.clock.now_s
+            yield Chunk(samples, first_index=n_sent, origin_s=self.begun_s, received_s=now_s)
+            n_sent = n_due
+        self.n_sent = n_sent
+
+    def close(self):
+        pass
+
+
+class SlowEngine(ReferenceEngine):
+    """Takes its time on the clock for each window's worth of samples, for a while."""
+
+    def __init__(self, clock, cost_s, *, slow_s):
+        super().__init__(BUNDLE, hop_samples=8)
+        self.clock, self.cost_s = clock, cost_s
+        self.from_s, self.until_s = (clock.now_s + s for s in slow_s)
+
+    def feed(self, samples):
+        if self.from_s <= self.clock.now_s < self.until_s:
+            self.clock.now_s += self.cost_s * sum(map(len, samples.values())) / self.hop_samples
+        return super().feed(samples)
+
+
+async def slowed_down(cost_s, *, slow_s=(3.0, 11.0), seconds=15.0, rule=RULE):
+    """Return the reader, time, lag and p of each prediction, and how many windows were due."""
+    clock = Clock()
+    since_s = clock.now_s
+    engine = SlowEngine(clock, cost_s, slow_s=slow_s)
+
+    def make(spec):
+        settings = DetectorSettings(rule=rule)
+        return Detector(bundle=BUNDLE, spec=spec, engine=engine, settings=settings)
+
+    source = DeviceInRealTime(clock, seconds=seconds)
+    found = []
+    async with Reader(source, make, clock=clock, stop=source.stop) as reader:
+        async for decision in reader.decisions():
+            found += [
+                (p.at_s - since_s, decision.decided_s - p.at_s, p.p)
+                for p in decision.items
+                if isinstance(p, Prediction)
+            ]
+    assert reader.failure is None
+    return reader, found, (source.n_sent - BUNDLE.window_samples) // 8 + 1
+
+
+WINDOW_EVERY_S = 8 / SPEC.rate_hz
+
+
+@pytest.mark.parametrize("slowness", [0.0, 0.5, 0.9, 1.2, 1.5, 1.9, 2.5, 2.9])
+async def test_an_engine_that_is_too_slow_is_never_more_than_a_second_behind(slowness):
+    reader, found, n_due = await slowed_down(slowness * WINDOW_EVERY_S)
+    assert max(lag_s for _, lag_s, _ in found) <= 1.0
+    assert reader.detector.n_windows == len(found)
+    assert reader.detector.n_windows + reader.detector.n_windows_shed == n_due
+    assert (reader.detector.n_windows_shed > 0) == (slowness > 1.0)
+
+
+async def test_an_engine_that_hangs_for_seconds_sheds_what_waited_and_counts_it():
+    reader, found, n_due = await slowed_down(3.0, slow_s=(3.0, 4.0))
+    assert reader.detector.n_windows + reader.detector.n_windows_shed == n_due
+    assert sum(lag_s > 1.0 for _, lag_s, _ in found) == 1  # the one it hung in
+
+
+@pytest.mark.parametrize("slowness", [1.5, 2.9])
+async def test_an_engine_that_is_fast_again_has_caught_up_within_two_seconds(slowness):
+    rule = BUNDLE.alarm  # with its second of smoothing
+    _, found, _ = await slowed_down(slowness * WINDOW_EVERY_S, rule=rule)
+    later = [(lag_s, p) for at_s, lag_s, p in found if at_s >= 11.0 + 2.0]
+    assert len(later) > 40
+    assert all(lag_s < 0.1 and p is not None for lag_s, p in later)
+
+
+async def test_an_engine_a_little_too_slow_still_decides_most_windows():
+    reader, found, n_due = await slowed_down(1.2 * WINDOW_EVERY_S, slow_s=(0.0, 30.0), seconds=20.0)
+    assert reader.detector.n_windows_shed
+    assert len(found) > n_due / 2

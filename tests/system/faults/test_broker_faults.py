@@ -58,8 +58,9 @@ def test_detection_starts_without_a_broker_and_what_it_found_is_delivered(story,
         return pipeline, time.monotonic() - begun_s
 
     story.device()
-    pipeline, with_broker_s = start_s()
-    assert pipeline.stop() == 0
+    for _ in range(2):  # the first start is slower: files are not in memory yet
+        pipeline, with_broker_s = start_s()
+        assert pipeline.stop() == 0
     story.broker.signal(signal.SIGSTOP)
     try:
         pipeline, frozen_s = start_s()
@@ -68,8 +69,9 @@ def test_detection_starts_without_a_broker_and_what_it_found_is_delivered(story,
         story.broker.kill()
     pipeline, absent_s = start_s()
     for how, took_s in (("frozen", frozen_s), ("closed port", absent_s)):
-        measured(f"{how}: detection later than with a broker by", took_s - with_broker_s, "s")
-        assert took_s - with_broker_s < 3.0 + BUSY_S
+        later_s = max(0.0, took_s - with_broker_s)
+        measured(f"{how}: detection later than with a broker by", later_s, "s")
+        assert later_s < 3.0 + BUSY_S
     eventually(lambda: "raised:" in pipeline.said, what="an alert in the pipeline's log")
     story.broker.start()
     raised = story.until("alert/event", lambda m: m["event_type"] == "raised")

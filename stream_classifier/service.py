@@ -189,7 +189,7 @@ async def serve(
                 _monitor(
                     settings.monitor,
                     feed,
-                    station.memory(builder, broker),
+                    station.memory(builder, broker, delay_s=reader.detector.delay_s),
                     # What carries them out is made further down.
                     acknowledge=lambda alert_id: pipeline.acknowledge(alert_id),  # noqa: PLW0108
                     mute=lambda until: pipeline.mute(until),  # noqa: PLW0108
@@ -348,7 +348,9 @@ class _Station:
             card=_card(self.bundle),
         )
 
-    def memory(self, builder: MessageBuilder, broker: BrokerSettings | None) -> Memory:
+    def memory(
+        self, builder: MessageBuilder, broker: BrokerSettings | None, *, delay_s: float
+    ) -> Memory:
         """Return what the monitor page remembers, empty."""
         info = self.info(builder)
         sites = (position(label) for label in self.spec.labels)
@@ -368,6 +370,7 @@ class _Station:
                 clear_threshold=self._detection.rule.clear_threshold,
                 channels_needed=self._detection.rule.channels_needed,
                 model_rate_hz=self.bundle.rate_hz,
+                delay_ms=round(1e3 * delay_s, 1),
                 broker="" if broker is None else str(broker),
                 topic="" if broker is None else self.topics.prefix,
                 version=__version__,

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
+from starlette.websockets import WebSocket, WebSocketClose
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -31,7 +31,9 @@ SECURITY_HEADERS = {
 }
 
 REFUSED = 4403
-"""Close code of a WebSocket that is refused."""
+"""Close code of a WebSocket without the token."""
+
+NO_TOKEN = "no token: open the address that the classifier printed when it started"  # noqa: S105 - words
 
 
 def is_loopback(host: str) -> bool:
@@ -74,20 +76,29 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on."""
         headers = Headers(scope=scope)
-        is_page = scope["type"] == "http"
-        refusal = self._refusal(headers, needs_origin=not is_page)
-        if refusal is None and self._token is not None and not self._knows_token(headers):
-            response = self._entered(scope) if is_page else None
-            if response is not None:
-                await response(scope, receive, _with_headers(send))
-                return
-            refusal = "no token: open the address that the classifier printed when it started"
-        if refusal is None:
-            await self._app(scope, receive, _with_headers(send) if is_page else send)
-        elif is_page:
-            await PlainTextResponse(refusal + "\n", 403)(scope, receive, _with_headers(send))
+        if scope["type"] == "websocket":
+            await self._link(headers, scope, receive, send)
         else:
-            await WebSocketClose(REFUSED, refusal)(scope, receive, send)
+            await self._page(headers, scope, receive, _with_headers(send))
+
+    async def _page(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(headers, needs_origin=False)
+        answer: ASGIApp = self._app
+        if refusal is not None:
+            answer = PlainTextResponse(refusal + "\n", 403)
+        elif not self._may_look(headers):
+            answer = self._entered(scope) or PlainTextResponse(NO_TOKEN + "\n", 403)
+        await answer(scope, receive, send)
+
+    async def _link(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._refusal(headers, needs_origin=True) is not None:
+            await WebSocketClose()(scope, receive, send)
+        elif self._may_look(headers):
+            await self._app(scope, receive, send)
+        else:  # a page of ours, from before a restart: told why
+            link = WebSocket(scope, receive, send)
+            await link.accept()
+            await link.close(REFUSED, NO_TOKEN)
 
     def _refusal(self, headers: Headers, *, needs_origin: bool) -> str | None:
         host = headers.get("host", "")
@@ -111,7 +122,9 @@ class Guard:
             return False  # a name that anybody may have pointed here
         return address.is_loopback or self._token is not None
 
-    def _knows_token(self, headers: Headers) -> bool:
+    def _may_look(self, headers: Headers) -> bool:
+        if self._token is None:
+            return True
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:

@@ -88,6 +88,7 @@ class About:
         clear_threshold: p(seizure) below which it is held to be over.
         channels_needed: Channels side by side that must agree.
         model_rate_hz: Rate at which the model works.
+        delay_ms: What resampling to it needs behind a sample before that can be decided on.
         broker: Where results go; "" if nowhere.
         topic: Prefix of the topics.
         version: Of this program.
@@ -107,6 +108,7 @@ class About:
     clear_threshold: float
     channels_needed: int
     model_rate_hz: float
+    delay_ms: float
     broker: str
     topic: str
     version: str

@@ -4,7 +4,7 @@ import { $, hms, make, number, say, span, unix } from "/dom.js";
 
 const SIGN = { high: "!!!", past: "!!!", medium: "!!", low: "!", none: "×", starting: "…", ok: "●" };
 const BAD = new Set(["degraded", "no_data", "fault"]);
-const LINKS = { outlet: "Device", samples: "Samples", rate: "Rate", quality: "Electrodes", engine: "Model", outbox: "Storage", broker: "MQTT" };
+export const LINKS = { outlet: "Device", samples: "Samples", rate: "Rate", quality: "Electrodes", engine: "Model", outbox: "Storage", broker: "MQTT" };
 const OF_SIGNAL = new Set(["outlet", "samples", "quality"]);
 
 /** The lives of the alerts seen so far, by id, newest last. */
@@ -72,7 +72,7 @@ export function conditions({ connected, why, lastAt, alert, alerts, health, pred
       key: `past ${past.length}`,
       level: "past",
       title: "Seizure suspected earlier",
-      sub: `raised ${hms(unix(last.raised))}${ended} · highest p ${number(last.p_max)} · ${last.channels.join(", ")}${more}`,
+      sub: `raised ${hms(unix(last.raised))}${ended} · highest p ${number(last.p_max)} · ${named(last.channels)}${more}`,
       alertId: last.alert_id,
       ids: past.map((each) => each.alert_id),
     });
@@ -113,6 +113,12 @@ export function conditions({ connected, why, lastAt, alert, alerts, health, pred
   return found.sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
 }
 
+/** "C3, T7", or of many "32 channels: C3, C4, ..." */
+function named(channels) {
+  const few = channels.slice(0, 6).join(", ");
+  return channels.length > 6 ? `${channels.length} channels: ${few} …` : few;
+}
+
 function standing(alert, noSignal) {
   const onset = unix(alert.onset);
   const raised = unix(alert.raised);
@@ -120,7 +126,7 @@ function standing(alert, noSignal) {
     `p ${number(alert.p ?? alert.p_max)}`,
     `raised ${hms(raised)}`,
     `${(raised - onset).toFixed(1)} s after estimated onset`,
-    alert.channels.length ? `strongest ${alert.channels.slice(0, 6).join(", ")}` : "",
+    named(alert.channels),
     alert.acknowledged ? "acknowledged" : "",
     noSignal ? "no usable signal now: whether it goes on is unknown" : "",
   ];

@@ -11,7 +11,7 @@ import { Sound } from "/sound.js";
 import { Sweep } from "/sweep.js";
 
 const TIMEBASES = { "15 mm/s": { mm: 15 }, "30 mm/s": { mm: 30 }, "60 mm/s": { mm: 60 }, "5 s": { seconds: 5 }, "10 s": { seconds: 10 }, "20 s": { seconds: 20 } };
-const SENSITIVITIES = [5, 7, 10, 15, 20, 30, 50, 100, 200];
+const SENSITIVITIES = [5, 7, 10, 15, 20, 30, 50, 100, 200, 500];
 const HIGHPASS = [0, 0.1, 0.3, 0.5, 1, 2, 5];
 const LOWPASS = [0, 15, 30, 35, 40, 70, 100];
 const NOTCH = [0, 50, 60];
@@ -19,11 +19,13 @@ const BUDGET_MS = 50;
 const KEPT_S = 600;
 const CHARTS_EVERY_MS = 400;
 const WORDS_EVERY_MS = 250;
+const FIT_EVERY_MS = 1500;
 const SILENT_S = 0.6;
 const MOST_ARTEFACTS = 40;
 
 const narrow = matchMedia("(max-width: 640px)");
-const state = { connected: false, why: "connecting", alert: null, health: null, prediction: null, quality: null };
+const FIRST = "connecting";
+const state = { connected: false, why: FIRST, alert: null, health: null, prediction: null, quality: null };
 const alerts = new Alerts();
 const events = new EventList();
 const sound = new Sound();
@@ -60,8 +62,8 @@ const connection = new Connection({
     state.connected = true;
   },
   down(why) {
+    state.why = why ?? (state.connected || state.why === FIRST ? "the classifier cannot be reached" : state.why);
     state.connected = false;
-    state.why = why;
     showWords();
   },
 });
@@ -101,7 +103,6 @@ const handlers = {
     noteArtefacts(data, state.quality);
     state.quality = data;
     panels.quality.quality(data);
-    if (!isFitted) fitSensitivity(data);
     const { poor } = panels.quality;
     if (!sameSet(poor, sweep.poor)) {
       sweep.poor = poor;
@@ -114,7 +115,6 @@ const handlers = {
     panels.head.show(data, panels.quality);
     panels.probability.add(data.t, data.p, data.window_max);
     panels.latency.add(data.t, data.latency_ms);
-    say($("p-now"), number(data.p));
   },
   answer({ ok, said, do: asked }) {
     say($("said"), said);
@@ -134,8 +134,8 @@ function begin(fresh) {
   say($("shape"), `${about.labels.length} ch · ${rates}`);
   say($("version"), `v${about.version} · model ${about.digest.slice(0, 6)} · ${about.engine}`);
   sweep.unit = about.unit || "a.u.";
-  fillSelect($("montage"), montages(about.labels), "referential");
-  fillSelect($("show"), { all: "all", strongest: "strongest p", ...Object.fromEntries(about.labels.map((label, i) => [i, label])) }, narrow.matches && about.labels.length > 1 ? "strongest" : "all");
+  fillSelect($("montage"), Object.entries(montages(about.labels)), "referential");
+  fillSelect($("show"), [["all", "all"], ["strongest", "strongest p"], ...about.labels.map((label, i) => [String(i), label])], narrow.matches && about.labels.length > 1 ? "strongest" : "all");
   $("show").parentElement.hidden = about.labels.length === 1;
   fillSelect($("lowpass"), choices(LOWPASS.filter((hz) => hz < about.rate_hz / 2), "Hz"), about.rate_hz > 150 ? "70" : "0");
   for (const id of ["probability", "latency"]) $(id).replaceChildren();
@@ -144,7 +144,7 @@ function begin(fresh) {
     quality: new QualityPanel(about),
     head: new HeadPanel(about),
     probability: new ProbabilityChart($("probability"), about, (at) => reviewAt(at)),
-    latency: new LatencyChart($("latency"), BUDGET_MS),
+    latency: new LatencyChart($("latency"), BUDGET_MS + about.delay_ms),
   };
   panels.probability.spans = () => alerts.spans;
   panels.probability.marks = () => marks;
@@ -274,16 +274,22 @@ function showTraces() {
   sweep.layOut();
 }
 
-/** At the start: the sensitivity at which traces of this stream just fit their lanes. */
-let isFitted = false;
-function fitSensitivity({ channels }) {
-  const rms = channels.map((each) => each.rms_uv).filter((each) => each !== null && each > 0).sort((a, b) => a - b);
-  if (!rms.length) return;
+/** Sensitivity "auto": the standard one at which traces fit; it moves in steps, and not for little. */
+function fitSensitivity() {
+  if ($("sensitivity").value !== "auto" || still) return;
+  const wanted = sweep.fitting(live);
+  const isWrong = !isFitted || wanted > 1.3 * sweep.uvPerMm || wanted < 0.35 * sweep.uvPerMm;
+  if (!(wanted > 0) || !isWrong) return;
   isFitted = true;
-  const laneMm = Math.min(25, sweep.lane / (96 / 25.4));
-  const wanted = (3.5 * rms[rms.length >> 1]) / laneMm;
-  $("sensitivity").value = String(SENSITIVITIES.find((each) => each >= wanted) ?? SENSITIVITIES.at(-1));
-  $("sensitivity").onchange();
+  setSensitivity(SENSITIVITIES.find((each) => each >= wanted) ?? SENSITIVITIES.at(-1));
+}
+
+let isFitted = false;
+function setSensitivity(uvPerMm) {
+  sweep.uvPerMm = uvPerMm;
+  const [auto] = $("sensitivity").options;
+  say(auto, $("sensitivity").value === "auto" ? `auto: ${uvPerMm} µV/mm` : "auto");
+  sweep.layOut();
 }
 
 function findStrongest() {
@@ -375,6 +381,14 @@ function step(select, by) {
   select.dispatchEvent(new Event("change"));
 }
 
+/** One step from the sensitivity in use, be it chosen or found. */
+function magnify(by) {
+  const next = SENSITIVITIES[SENSITIVITIES.indexOf(sweep.uvPerMm) + by];
+  if (next === undefined) return;
+  $("sensitivity").value = String(next);
+  setSensitivity(next);
+}
+
 function theme() {
   const root = document.documentElement;
   const isDark = getComputedStyle(root).colorScheme === "dark";
@@ -409,8 +423,8 @@ const KEYS = {
   r: ["R", "review the last ten minutes, or back", review],
   a: ["A", "acknowledge the alert", () => acknowledge()],
   s: ["S", "quiet for two minutes, or end it", mute],
-  "+": ["+", "larger traces", () => step($("sensitivity"), -1)],
-  "-": ["−", "smaller traces", () => step($("sensitivity"), 1)],
+  "+": ["+", "larger traces", () => magnify(-1)],
+  "-": ["−", "smaller traces", () => magnify(1)],
   "[": ["[", "slower paper", () => step($("timebase"), -1)],
   "]": ["]", "faster paper", () => step($("timebase"), 1)],
   h: ["H", "next high-pass", () => step($("highpass"), 1)],
@@ -465,8 +479,9 @@ $("timebase").onchange = () => {
   if (still?.why === "review") reviewAt(reviewed());
 };
 $("sensitivity").onchange = () => {
-  sweep.uvPerMm = Number($("sensitivity").value);
-  sweep.layOut();
+  const { value } = $("sensitivity");
+  isFitted = false;
+  setSensitivity(value === "auto" ? sweep.uvPerMm : Number(value));
 };
 for (const id of ["highpass", "lowpass", "notch", "montage"]) $(id).onchange = showView;
 $("show").onchange = showTraces;
@@ -485,7 +500,11 @@ function showWords() {
   const found = conditions({ ...state, lastAt: live.newest, alerts });
   band.show(found, time);
   if (found[0].level === "high" && found[0].alertId && !(found[0].mutedUntil > time)) sound.due();
-  if (state.health) showLatency(state.health, state.prediction, BUDGET_MS);
+  const isBlind = !state.connected || !["ok", "calibrating"].includes(state.alert?.signal);
+  document.body.classList.toggle("blind", isBlind);
+  say($("p-now"), isBlind ? "--" : number(state.prediction?.p));
+  panels.quality.old(isBlind && state.prediction ? state.prediction.t : null);
+  if (state.health) showLatency(about, state.health, BUDGET_MS);
   if (state.alert) showMqtt(about, state.alert, state.health);
   if ($("show").value === "strongest" && findStrongest()) showTraces();
   $("behind").hidden = !still;
@@ -512,9 +531,14 @@ function showCharts() {
 
 let wordsAt = 0;
 let chartsAt = 0;
+let fittedAt = 0;
 function tick(at) {
   if (about) {
     const shown = still?.samples ?? live;
+    if (at - fittedAt > FIT_EVERY_MS) {
+      fittedAt = at;
+      fitSensitivity();
+    }
     sweep.draw(shown, still ? still.head : head());
     if (at - chartsAt > CHARTS_EVERY_MS) {
       chartsAt = at;
@@ -529,14 +553,15 @@ function tick(at) {
 }
 
 function fillSelect(select, options, chosen) {
-  select.replaceChildren(...Object.entries(options).map(([value, text]) => make("option", { value }, text)));
+  select.replaceChildren(...[...options].map(([value, text]) => make("option", { value }, text)));
   select.value = chosen;
 }
 
-const choices = (values, unit) => Object.fromEntries(values.map((value) => [String(value), value ? `${value} ${unit}` : "off"]));
+const choices = (values, unit) => values.map((value) => [String(value), value ? `${value} ${unit}` : "off"]);
 
-fillSelect($("timebase"), Object.fromEntries(Object.keys(TIMEBASES).map((name) => [name, name])), "30 mm/s");
-fillSelect($("sensitivity"), choices(SENSITIVITIES, "µV/mm"), "7");
+fillSelect($("timebase"), Object.keys(TIMEBASES).map((name) => [name, name]), narrow.matches ? "5 s" : "30 mm/s");
+$("timebase").onchange();
+fillSelect($("sensitivity"), [["auto", "auto"], ...choices(SENSITIVITIES, "µV/mm")], "auto");
 fillSelect($("highpass"), choices(HIGHPASS, "Hz"), "0.5");
 fillSelect($("lowpass"), choices(LOWPASS, "Hz"), "70");
 fillSelect($("notch"), choices(NOTCH, "Hz"), "0");

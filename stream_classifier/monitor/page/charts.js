@@ -34,14 +34,14 @@ export class ProbabilityChart {
         scales: { x: { time: false, range: () => [this.now - P_SHOWN_S, this.now] }, y: { range: [0, 1] } },
         axes: [
           { ...axis, size: 28, splits: () => this.minutes(), values: (_, ts) => ts.map((t) => this.ago(t)), grid: { show: false } },
-          { ...axis, size: 52, splits: [0, 0.25, 0.5, 0.75, 1], values: (_, ps) => ps.map((p) => p.toFixed(2)) },
+          { ...axis, size: element.clientWidth < 500 ? 40 : 52, splits: [0, 0.25, 0.5, 0.75, 1], values: (_, ps) => ps.map((p) => p.toFixed(2)) },
         ],
         series: [
           {},
           { stroke: () => colour("edge"), width: 1, points: { show: false } },
           { stroke: () => colour("ink"), width: 2.3, points: { show: false } },
         ],
-        padding: [8, 40, 0, 10],
+        padding: element.clientWidth < 500 ? [8, 16, 0, 0] : [8, 40, 0, 10],
         hooks: { drawClear: [(u) => this.under(u)], draw: [(u) => this.over(u)] },
       },
       [[], [], []],
@@ -162,7 +162,7 @@ export class ProbabilityChart {
       ctx.stroke();
       ctx.setLineDash([]);
       ctx.fillStyle = colour("high-ink");
-      ctx.fillText(`${word} ${p.toFixed(2)}`, left + 6 * ratio, y - 4 * ratio);
+      ctx.fillText(`${word} ${p.toFixed(2)}`, left + 6 * ratio, y + (p > 0.93 ? 13 : -4) * ratio);
     }
     ctx.rect(left, top, width, height);
     ctx.clip();

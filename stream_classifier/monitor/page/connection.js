@@ -40,7 +40,7 @@ export class Connection {
       }
     };
     socket.onclose = ({ code, reason }) => {
-      this.on.down(reason || WHY[code] || "the classifier cannot be reached");
+      this.on.down(reason || WHY[code] || null);
       setTimeout(() => this.connect(), this.waitMs);
       this.waitMs = Math.min(LONGEST_WAIT_MS, 2 * this.waitMs);
     };

@@ -1,5 +1,6 @@
 // The panels beside the EEG. Each is built once a stream, and then only its figures change.
 
+import { LINKS } from "/alarm.js";
 import { $, colour, hms, make, number, say, svg, unix } from "/dom.js";
 
 const QUALITY = {
@@ -43,7 +44,8 @@ export class QualityPanel {
   quality(data) {
     this.reports = new Map(data.channels.map((each) => [each.channel, each]));
     const counts = ["good", "fair", "poor"].filter((each) => data[each]).map((each) => `${data[each]} ${each}`);
-    say($("quality-count"), counts.join(" · ") + (data.left_off ? ` · ${data.left_off} not listed` : ""));
+    this.counts = counts.join(" · ") + (data.left_off ? ` · ${data.left_off} not listed` : "");
+    say($("quality-count"), this.counts);
     this.rows.forEach((row, i) => {
       const report = this.report(i);
       if (!report) return;
@@ -94,6 +96,12 @@ export class QualityPanel {
     say($("fusion"), `${this.rule()} · together p ${number(data?.p)}, ${verdict}${named}`);
   }
 
+  /** What is shown is of then: nothing is known now. */
+  old(at) {
+    say($("quality-count"), at === null ? (this.counts ?? "") : `not now: of ${hms(at)}`);
+    if (at !== null && this.isOne) say($("one-state"), `not now: of ${hms(at)}`);
+  }
+
   state(i) {
     return this.report(i)?.state;
   }
@@ -109,17 +117,17 @@ export class HeadPanel {
     const known = about.sites.filter(Boolean).length;
     $("scalp").hidden = known < 2 || known < about.labels.length / 2;
     this.root = $("scalp").querySelector("svg");
-    const [cx, cy, r] = [112, 78, 60];
+    const [cx, cy, r] = [112, 78, 64];
     const parts = [
       svg("path", { d: `M${cx - 9} ${cy - r + 1}L${cx} ${cy - r - 10}L${cx + 9} ${cy - r + 1}`, class: "skull" }),
       svg("circle", { cx, cy, r, class: "skull" }),
       ...[-1, 1].map((k) => svg("path", { d: `M${cx + k * r} ${cy - 12}q${k * 8} 12 0 24`, class: "skull" })),
     ];
-    const size = Math.max(4, Math.min(12, 48 / Math.sqrt(Math.max(1, known))));
+    const size = Math.max(4, Math.min(12, 44 / Math.sqrt(Math.max(1, known))));
     this.dots = about.sites.map((site, i) => {
       if (!site) return null;
-      const far = Math.max(1, Math.hypot(site.x, site.y));
-      const [x, y] = [cx + (site.x / far) * r * 0.94, cy - (site.y / far) * r * 0.94];
+      const far = Math.max(1, Math.hypot(site.x, site.y) / 1.22);
+      const [x, y] = [cx + (site.x / far) * r * 0.84, cy - (site.y / far) * r * 0.84];
       const dot = svg("circle", { cx: x, cy: y, r: size });
       const short = about.labels[i].replace(/^EEG\s+|-.*$/g, "").slice(0, 4);
       const label = svg("text", { x, y: y + size * 0.33, "text-anchor": "middle", "font-size": Math.min(10.5, size * 0.92) }, size > 6 ? short : "");
@@ -165,14 +173,14 @@ function shade(p) {
   return `color-mix(in srgb, ${colour("high")} ${Math.round(100 * p ** 1.6)}%, ${colour("note")})`;
 }
 
-export function showLatency(health, prediction, budgetMs) {
+export function showLatency(about, health, budgetMs) {
   const { p50, p99, n } = health.decision_latency_ms;
   const c = health.counters;
   say($("latency-p50"), p50 === null ? "--" : `${p50 < 10 ? p50.toFixed(1) : Math.round(p50)} ms`);
-  say($("latency-more"), n ? `p50 · p99 ${Math.round(p99)} ms\nbudget ${budgetMs} ms · n ${n}` : "no decision yet");
+  say($("latency-more"), n ? `p50 · p99 ${Math.round(p99)} ms\nbudget ${budgetMs} ms${about.delay_ms >= 1 ? ` + ${Math.round(about.delay_ms)} ms to resample` : ""}` : "no decision yet");
   say($("latency-parts"), `${c.samples ?? 0} samples · ${c.windows ?? 0} windows`);
   const lost = c.missing_samples ?? 0;
-  say($("latency-rate"), `${c.gaps ?? 0} gaps · ${lost} lost`);
+  say($("latency-rate"), `${c.gaps ?? 0} gap${c.gaps === 1 ? "" : "s"} · ${lost} lost`);
 }
 
 export function showChips(about, health) {
@@ -225,9 +233,9 @@ export class EventList {
       const more = event.event_type === "acknowledged" ? "" : ` · p ${number(event.p)}${event.channels.length ? ` · ${event.channels.slice(0, 4).join(", ")}` : ""}`;
       return [isRaised ? "!!!" : "·", isRaised ? "high" : "", [word, more]];
     }
-    if (event.state === "ok") return ["·", "", [`${event.rung}: ok again`]];
+    if (event.state === "ok") return ["·", "", [`${LINKS[event.rung]}: ok again`]];
     const isElectrode = event.rung === "quality";
-    return [isElectrode ? "!!" : "!", isElectrode ? "medium" : "low", [`${event.rung}: ${event.reason}`]];
+    return [isElectrode ? "!!" : "!", isElectrode ? "medium" : "low", [`${LINKS[event.rung]}: ${event.reason}`]];
   }
 }
 

@@ -74,27 +74,49 @@ export class Sweep {
 
   drawGrid() {
     const { ctx } = this.grid;
-    const { left, plotWidth, plotHeight } = this;
+    const { left, plotWidth } = this;
     ctx.clearRect(0, 0, this.width, this.height);
-    ctx.fillStyle = colour("paper");
-    ctx.fillRect(left, TOP, plotWidth, plotHeight);
-    ctx.lineWidth = 1;
-    const fine = this.pxPerS >= 40 ? 5 : 1;
-    for (let i = 0; i <= this.pageS * fine; i++) {
-      const x = Math.round(left + (i * this.pxPerS) / fine) + 0.5;
-      ctx.strokeStyle = colour(i % fine ? "grid" : "grid-strong");
-      line(ctx, x, TOP, x, TOP + plotHeight);
-    }
-    ctx.strokeStyle = colour("grid");
-    this.traces.forEach((_, i) => line(ctx, left, this.baseline(i), left + plotWidth, this.baseline(i)));
+    const fine = this.drawLines(0);
     this.drawLabels(ctx);
     this.drawBar(ctx);
     ctx.fillStyle = colour("muted");
     ctx.font = `11px ${colour("font")}`;
+    ctx.textAlign = "left";
+    ctx.fillText("neg. up", 6, 16);
     ctx.textAlign = "right";
     if (this.plotWidth > 500) {
       ctx.fillText(fine === 5 ? "grid 0.2 s / 1 s" : "grid 1 s", left + plotWidth, this.height - 6);
     }
+  }
+
+  /** The paper's lines; in scroll mode they move with it. Returns how many a second. */
+  drawLines(head) {
+    const { ctx } = this.grid;
+    const { left, plotWidth, plotHeight, pageS, pxPerS } = this;
+    const fine = pxPerS >= 40 ? 5 : 1;
+    ctx.fillStyle = colour("paper");
+    ctx.fillRect(left, TOP, plotWidth, plotHeight);
+    ctx.lineWidth = 1;
+    const first = this.mode === "sweep" ? 0 : Math.ceil((head - pageS) * fine);
+    const start = this.mode === "sweep" ? 0 : head - pageS;
+    for (const strong of [false, true]) {
+      ctx.beginPath();
+      for (let i = first; i <= first + pageS * fine; i++) {
+        const x = Math.round(left + (i / fine - start) * pxPerS) + 0.5;
+        if ((i % fine === 0) !== strong || x > left + plotWidth + 1) continue;
+        ctx.moveTo(x, TOP);
+        ctx.lineTo(x, TOP + plotHeight);
+      }
+      if (!strong) {
+        this.traces.forEach((_, i) => {
+          ctx.moveTo(left, this.baseline(i));
+          ctx.lineTo(left + plotWidth, this.baseline(i));
+        });
+      }
+      ctx.strokeStyle = colour(strong ? "grid-strong" : "grid");
+      ctx.stroke();
+    }
+    return fine;
   }
 
   drawLabels(ctx) {
@@ -179,6 +201,7 @@ export class Sweep {
     if (!goesOn) this.drawAll(samples, head);
     else if (head > before.head || samples.next > before.next) this.drawNew(samples, before, head);
     this.drawn = { samples, head, next: samples.next };
+    if (this.mode === "scroll") this.drawLines(head);
     this.drawMarks(samples, head);
     this.frames.push(performance.now() - since);
     if (this.frames.length > 1000) this.frames.shift();
@@ -354,6 +377,26 @@ export class Sweep {
       ctx.fillStyle = colour(this.mode === "sweep" && time < page ? "edge" : "muted");
       ctx.fillText(hms(time), x, y);
     }
+  }
+
+  /** µV/mm at which what is shown just fits its lanes; NaN where nothing is. */
+  fitting(samples) {
+    const from = Math.max(samples.first, samples.next - Math.ceil(3 * samples.rateHz));
+    const every = Math.max(1, Math.round(samples.rateHz / 90));
+    const heights = this.traces
+      .filter((trace) => !this.poor.has(trace.plus) && !this.poor.has(trace.minus) && samples.shown[trace.at])
+      .map((trace) => {
+        const seen = [];
+        for (let i = from; i < samples.next; i += every) {
+          const value = Math.abs(samples.shown[trace.at].data[i % samples.size]);
+          if (value === value) seen.push(value);
+        }
+        return seen.sort((a, b) => a - b)[Math.floor(0.97 * seen.length)];
+      })
+      .filter((height) => height > 0)
+      .sort((a, b) => a - b);
+    if (!heights.length) return NaN;
+    return (1.7 * heights[Math.floor(0.75 * heights.length)]) / Math.min(60, this.lane / PX_PER_MM);
   }
 
   /** The theme was changed. */

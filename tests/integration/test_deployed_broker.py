@@ -1,4 +1,3 @@
-
 """The broker as ``deploy/mosquitto`` sets it up: who comes in, and who may do what."""
 
 import asyncio

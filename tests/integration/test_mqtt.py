@@ -1,4 +1,3 @@
-
 """Alerts through a real mosquitto: in order, once, and the truth about who is alive."""
 
 import asyncio

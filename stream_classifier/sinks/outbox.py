@@ -312,11 +312,11 @@ class Outbox:
             self._database = self._connect()
             self._is_open = True
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in _NO_ROOM:  # detection matters more
+            if _code(error) in _NO_ROOM:  # detection matters more
                 self._is_open = True
                 self._report_refusal(f"cannot be begun, keeping events in memory: {error}")
                 return
-            if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+            if _code(error) not in _DAMAGED:
                 raise self._explain(error) from error
             self.set_aside, self._set_aside_at = self._quarantine(), self._now()
             log.warning(
@@ -348,6 +348,9 @@ class Outbox:
             self._last_position = max(self._last_position, newest)
             if not self._n_rows and not self._memory:
                 self._held = {}
+        except UnicodeDecodeError as error:  # SQLite's complaint quotes the damaged schema
+            database.close()
+            raise _damage("its schema is no text") from error
         except BaseException:
             database.close()
             raise
@@ -377,7 +380,7 @@ class Outbox:
         return int(version)
 
     def _explain(self, error: sqlite3.DatabaseError) -> OutboxError:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return OutboxError(
                 f"outbox {self.path} is in use by another process: two would send each "
                 "other's alerts. Try: stop the other one, or give this one its own outbox.path"
@@ -633,6 +636,11 @@ def _make_private(path: Path) -> None:
     path.chmod(0o600)
 
 
+def _code(error: sqlite3.DatabaseError) -> int:
+    """Return SQLite's primary code; the module's own complaint, of text that is none, has none."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
 def _damage(what: str) -> sqlite3.DatabaseError:
     damage = sqlite3.DatabaseError(what)
     damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -660,6 +668,6 @@ def read_latest(path: Path, topic: str) -> bytes | None:
             row = database.execute(
                 "SELECT payload FROM latest WHERE topic = ?", (topic,)
             ).fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):
         return None
     return row[0] if row is not None and isinstance(row[0], bytes) else None

@@ -14,7 +14,7 @@ import pytest
 
 from stream_classifier.errors import StreamClassifierError
 
-N_FAST, N_SLOW = 300, 20_000
+N_FAST, N_SLOW = 200, 20_000
 LONGEST_S = 10.0
 """Of one case on a busy machine; a parser that hangs takes much longer."""
 

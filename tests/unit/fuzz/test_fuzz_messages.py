@@ -207,6 +207,28 @@ def test_a_damaged_outbox_is_set_aside_or_works(tmp_path, n_cases, mutated, refu
         caplog.clear()
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"CREATE INDEX dropped_first", b"CREATE IND\xd9X dropped_first"),
+        (b"CREATE INDEX dropped_first", b"CREATE INDEX dropped_\xd9irst"),
+        (b"CREATE TABLE latest", b"CREATE TABLE l\xd9test"),
+        (b"CREATE TABLE outbox", b"CREATE TABLE outb\xd9x"),
+        (b"tableoutboxoutbox", b"tableoutb\xd9xoutbox"),
+        (b"9f3c1e.7", b"9f3c1\xd9.7"),
+        (b"stream_classifier/bed3", b"stream_classifier/b\xd9d3"),
+    ],
+)
+def test_an_outbox_whose_text_is_no_text_is_set_aside_or_works(tmp_path, refused, old, new):
+    path = tmp_path / "outbox.sqlite"
+    asyncio.run(_fill(path))
+    raw = path.read_bytes()
+    assert old in raw
+    path.write_bytes(raw.replace(old, new))
+    assert isinstance(read_latest(path, "stream_classifier/bed3/alert/event"), bytes | None)
+    assert not refused(lambda: asyncio.run(_use(path)))
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
 @pytest.mark.timeout(20)
 def test_an_outbox_that_is_no_file_is_refused_without_waiting(tmp_path):

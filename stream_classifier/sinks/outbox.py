@@ -78,7 +78,14 @@ DELETE FROM outbox WHERE typeof(payload) != 'blob' OR typeof(put_at) != 'real'
 OR typeof(event_id) != 'text' OR event_id GLOB '*[^ -~]*'
 OR typeof(topic) != 'text' OR topic GLOB '*[^ -~]*'
 """
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_READONLY,
+)
+"""While it is opened. A damaged head may also ask for a format that does not exist ("error"), or
+that nobody writes ("read-only"; a file that may not be written was refused before)."""
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SIDE_FILES = ("-wal", "-journal", "-shm")
 

@@ -142,9 +142,11 @@ async def serve(
                 Recorder(settings.record, patient=station.is_recording)
             )
             station.taps.append(recorder.take)
-        manager.status("looking for the stream")
+        # A device that is not there yet is waited for: to a service manager, that is at work.
+        manager.ready("looking for the stream")
         readers = await stack.enter_async_context(contextlib.AsyncExitStack())
-        reader = await readers.enter_async_context(station.first_reader())
+        async with _signs_of_life(manager):
+            reader = await readers.enter_async_context(station.first_reader())
         builder = station.message_builder(reader)
         sink: Sink = ConsoleSink(lambda event: on_event(event, builder.clock))
         others: list[Sink] = []  # what looks at results, or keeps them
@@ -224,7 +226,7 @@ async def serve(
                 monitor_url=monitor_url,
             )
         )
-        manager.ready(f"attached to {printable(station.spec.name)}")
+        manager.status(f"attached to {printable(station.spec.name)}")
         stack.callback(lambda: on_ended(_summary(pipeline)))
         stack.callback(manager.stopping)
         await _run(pipeline, seconds)
@@ -428,6 +430,26 @@ class _Teller:
         LOG.info("health %s", said)
         self._manager.status(said)
         self._on_health(health)
+
+
+@contextlib.asynccontextmanager
+async def _signs_of_life(manager: ServiceManager) -> AsyncIterator[None]:
+    """Give them while there is no pipeline yet to give them."""
+
+    async def give(every_s: float) -> None:
+        while True:
+            manager.alive()
+            await asyncio.sleep(every_s)
+
+    if manager.alive_every_s is None:
+        yield
+        return
+    task = asyncio.create_task(give(manager.alive_every_s), name="signs of life")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -142,7 +142,7 @@ class ServiceManager:
         self.alive_every_s = int(waits_us) / 3e6 if waits else None
 
     def ready(self, status: str) -> None:
-        """Say that the service works."""
+        """Say that the service is at work."""
         self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def status(self, status: str) -> None:

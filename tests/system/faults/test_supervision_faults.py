@@ -1,17 +1,20 @@
 """What watches the classifier itself: clocks, the event loop, threads, instances, unseen alerts."""
 
 import asyncio
-import contextlib
 import json
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
+from simulators.scenario import parse as parse_scenario
+from simulators.scenario import play as play_scenario
 from stream_classifier.errors import BrokerUnavailableError, OutboxError
 from stream_classifier.signals import Prediction
 from stream_classifier.sinks.connection import Connector
@@ -25,7 +28,6 @@ pytestmark = [pytest.mark.lsl, pytest.mark.broker, pytest.mark.timeout(180)]
 
 RATE_HZ = 178.0
 SAMPLE_S = 1 / RATE_HZ
-MILLISECOND_S = 0.001  # what times are rounded to
 
 ONE_SEIZURE = """
 title = "one"
@@ -82,17 +84,6 @@ def broken(story, tmp_path):
 
 def rung(message, name):
     return next(r for r in message["rungs"] if r["rung"] == name)
-
-
-def heard_of(story, stream, what):
-    """As ``story.heard``, of another stream on the same broker."""
-    messages = []
-    for line in story.subscriber.printed.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            message = json.loads(line)
-            if message["topic"] == f"stream_classifier/{stream}/{what}":
-                messages.append(message["message"])
-    return messages
 
 
 # Health, end to end
@@ -196,52 +187,62 @@ time.time = lambda: really() + (3600.0 if os.path.exists({trigger!r}) else 0.0)
 
 @pytest.mark.slow
 @pytest.mark.fault(8)
-def test_a_wall_clock_that_is_set_by_an_hour_moves_no_alert_and_is_reported(
+def test_a_wall_clock_that_is_set_by_an_hour_is_reported_and_times_go_on(
     story, broken, tmp_path, measured
 ):
-    """Two classifiers on one device, the clock of one of them is set; they have to agree."""
     trigger = tmp_path / "set"
-    story.pipeline("--stream", "steady", "--set", f"outbox.path={tmp_path / 'steady.sqlite'}")
-    jumps = broken(CLOCK_IS_SET.format(trigger=str(trigger)))
+    story.scenario.write_text(ONE_SEIZURE)
     story.device()
-    for stream in ("bed3", "steady"):
-        eventually(
-            lambda stream=stream: [
-                m for m in heard_of(story, stream, "alert") if m["signal"] == "ok"
-            ],
-            what=f"a signal of {stream}",
-        )
+    pipeline = broken(CLOCK_IS_SET.format(trigger=str(trigger)))
+    raised = story.until("alert/event", lambda m: m["event_type"] == "raised")
     trigger.touch()
     set_s = time.time()
     counted = story.until("health", lambda m: m["counters"]["clock_steps"] == 1)
     measured("a step of the clock is in health after", seconds(counted["published"]) - set_s, "s")
+    assert "the wall clock was set by +3600" in pipeline.said
+    ended = story.until("alert/event", lambda m: m["event_type"] == "ended")
+    assert ended["alert_id"] == raised["alert_id"]
+    assert 4.0 < seconds(ended["ts"]) - seconds(raised["ts"]) < 30.0
+    assert abs(seconds(ended["published"]) - time.time()) < 30.0
+
+
+@pytest.mark.slow
+@pytest.mark.fault(8)
+def test_a_wall_clock_that_is_set_by_an_hour_moves_no_alert(tmp_path, measured):
+    """The same recording in real time, by a clock that is set meanwhile and by one that is not."""
+    recording, trigger = tmp_path / "seizure.csv", tmp_path / "set"
+    blocks = play_scenario(parse_scenario(ONE_SEIZURE.replace("200", "14")))
+    values = np.concatenate([block.samples[:, 0] for block in blocks])
+    recording.write_text("# rate_hz: 178\nC3 [uV]\n" + "\n".join(map(str, values)) + "\n")
+    play = ("run", "--recording", recording, "--speed", "1", "--bundle", "bonn", "--json")
+    play += ("--set", "alarm.refractory_s=4")
+    fault = CLOCK_IS_SET.format(trigger=str(trigger))
+    jumps, steady = (
+        Broken(code, *play, log=tmp_path / f"{name}.log")
+        for name, code in (("jumps", fault), ("steady", ""))
+    )
+    try:
+        eventually(lambda: '"raised"' in jumps.printed, what="an alert")
+        trigger.touch()
+        assert [command.process.wait(60) for command in (jumps, steady)] == [0, 0]
+    finally:
+        jumps.kill()
+        steady.kill()
     assert "the wall clock was set by +3600" in jumps.said
-
-    def ended(stream):
-        return [m for m in heard_of(story, stream, "alert/event") if m["event_type"] == "ended"]
-
-    eventually(lambda: ended("bed3") and ended("steady"), within_s=60, what="both alerts ended")
-    steps = {
-        stream: [
-            m
-            for m in heard_of(story, stream, "alert/event")
-            if m["alert_id"] == ended(stream)[0]["alert_id"]
-        ]
-        for stream in ("bed3", "steady")
-    }
-    times = {
-        stream: [
-            seconds(m[key])
-            for m in heard
-            if m["event_type"] in {"raised", "ended"}
-            for key in ("onset", "raised", "ts")
-        ]
-        for stream, heard in steps.items()
-    }
-    assert [m["event_id"] for m in steps["bed3"]] == [m["event_id"] for m in steps["steady"]]
-    apart_s = max(abs(a - b) for a, b in zip(times["bed3"], times["steady"], strict=True))
-    measured("alert times apart", 1e3 * apart_s, f"ms (a sample: {1e3 * SAMPLE_S:.3g} ms)")
-    assert apart_s <= SAMPLE_S + MILLISECOND_S
+    assert "wall clock" not in steady.said
+    moved, still = (
+        [json.loads(line) for line in command.printed.splitlines()[:-1]]
+        for command in (jumps, steady)
+    )
+    assert [m["event_type"] for m in moved][-1] == "ended"
+    assert [m["event_id"] for m in moved] == [m["event_id"] for m in still]
+    apart_s = max(
+        abs(one[key] - other[key])
+        for one, other in zip(moved, still, strict=True)
+        for key in ("at_s", "onset_s", "raised_s")
+    )
+    measured("alert times moved by", 1e3 * apart_s, f"ms (a sample: {1e3 * SAMPLE_S:.3g} ms)")
+    assert apart_s <= SAMPLE_S
 
 
 # 16: the event loop
@@ -303,6 +304,35 @@ def test_a_blocked_event_loop_is_reported_and_costs_no_sample(story, broken, tmp
     due = [(summary["samples"] - late - 120) // 8 + 1 for late in (0, 8)]
     assert due[1] <= summary["windows"] <= due[0]
     measured("samples lost in 11.6 s of blocks", summary["missing_samples"])
+
+
+# What a service manager hears
+
+
+@pytest.mark.slow
+def test_a_service_manager_hears_of_a_start_without_a_device_of_life_and_of_the_end(
+    start, mosquitto, source_id, tmp_path
+):
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(20)
+        classifier = start(
+            *("run", "--source-id", source_id, "--wait", "forever", "--broker", mosquitto.url),
+            *("--bundle", "bonn", "--set", f"outbox.path={tmp_path / 'outbox.sqlite'}"),
+            environment={"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "600000"},
+        )
+        assert manager.recv(4096) == b"READY=1\nSTATUS=looking for the stream"
+        assert [manager.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
+        start("simulate", "synthetic", "--name", source_id, "--source-id", source_id)
+        heard = []
+        while b"STATUS=ok" not in heard:
+            heard.append(manager.recv(4096))
+        assert f"STATUS=attached to {source_id}".encode() in heard
+        classifier.process.send_signal(signal.SIGTERM)
+        while heard[-1] != b"STOPPING=1":
+            heard.append(manager.recv(4096))
+        assert classifier.process.wait(10) == 0
 
 
 # 36: taken already

@@ -105,6 +105,7 @@ def parse_broker_url(url: str) -> BrokerSettings:
     if (
         parts.scheme not in {"mqtt", "mqtts"}
         or not host
+        or not _is_host(host)
         or parts.path.strip("/")
         or options
         or version not in {None, *get_args(Protocol)}
@@ -118,6 +119,15 @@ def parse_broker_url(url: str) -> BrokerSettings:
         tls=tls,
         protocol=cast("Protocol | None", version),
     )
+
+
+def _is_host(name: str) -> bool:
+    """Whether a name can be looked up at all: what cannot is a UnicodeError deep in a library."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return name.isprintable()
 
 
 def broker_settings(

@@ -217,9 +217,16 @@ def _addresses(n):
         except ConfigError:
             return
         assert 0 < broker.port < 65_536
-        assert broker.host
+        assert broker.host.isprintable()
+        broker.host.encode("idna")  # as looking it up does
 
     return check
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64, ".a", "x\x01y", "x\0y", "\ud800"])
+def test_a_host_that_cannot_be_looked_up_is_refused(host):
+    with pytest.raises(ConfigError, match="expected mqtt://"):
+        parse_broker_url(f"mqtt://{host}")
 
 
 def test_an_address_of_a_broker_is_read_or_refused(n_cases):

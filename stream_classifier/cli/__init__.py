@@ -37,6 +37,7 @@ from stream_classifier.cli import (
     subscribe,
     test_alarm,
     train,
+    watch,
 )
 from stream_classifier.errors import StreamClassifierError, printable
 
@@ -76,6 +77,7 @@ for command in (
     simulate.simulate,
     streams.streams,
     subscribe.subscribe,
+    watch.watch,
     status.status,
     ack.ack,
     export.export,

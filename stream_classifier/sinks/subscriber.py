@@ -56,6 +56,7 @@ async def watch(
     *,
     stream: str | None = None,
     on_listening: Callable[[], None] = lambda: None,
+    on_away: Callable[[str], None] = lambda _why: None,
     now_s: Callable[[], float] = time.time,
 ) -> AsyncGenerator[Received, None]:
     """Yield messages as they come, for ever.
@@ -68,6 +69,7 @@ async def watch(
         broker: Where, and how to be let in.
         stream: Name or topic level of one stream; None: all of them.
         on_listening: Called on every connect, once messages can arrive.
+        on_away: Told why the broker cannot be reached, each time that it was tried.
         now_s: Unix time.
 
     Raises:
@@ -97,6 +99,7 @@ async def watch(
             if str(error) != away:
                 log.warning("%s; trying again in %.1f s", error, retry_s)
             away = str(error)
+            on_away(away)
         await asyncio.sleep(retry_s)
 
 

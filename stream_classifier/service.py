@@ -40,7 +40,7 @@ from stream_classifier.errors import (
     printable,
 )
 from stream_classifier.gain_store import GainStore
-from stream_classifier.health import Health
+from stream_classifier.health import Condition, Health
 from stream_classifier.monitor.feed import Feed
 from stream_classifier.monitor.memory import About, Memory, Site
 from stream_classifier.pipeline import Pipeline, Reader, Sink
@@ -424,10 +424,13 @@ class _Teller:
         if health.gist == self._gist:
             return
         self._gist = health.gist
-        broken = [step for step in health.steps if step.reason]
+        broken = [
+            step for step in health.steps if step.reason and step.condition is not Condition.UNKNOWN
+        ]
         said = "; ".join(f"{step.rung} {step.condition}: {step.reason}" for step in broken)
         said = printable(f"{health.condition}{': ' if said else ''}{said}")
-        LOG.info("health %s", said)
+        is_ill = health.condition in {Condition.DEGRADED, Condition.NO_DATA, Condition.FAULT}
+        LOG.log(logging.WARNING if is_ill else logging.INFO, "health %s", said)
         self._manager.status(said)
         self._on_health(health)
 

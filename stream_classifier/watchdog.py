@@ -29,6 +29,7 @@ of 0.1 s is one whenever it begins."""
 TELL_AFTER_S = 1.0
 """So long a stall is logged, with the place where the loop hangs."""
 
+WORTH_A_WORD_S = 0.1
 QUIET_S = 5.0
 """After a word about a short stall, the next ones are only counted for so long."""
 
@@ -102,7 +103,9 @@ class LoopWatchdog:
         self.longest_s = max(self.longest_s, blocked_s)
         level = logging.WARNING
         if blocked_s < TELL_AFTER_S:  # short ones come in swarms: one word for each swarm
-            level = logging.INFO if asked_s - self._told_s > QUIET_S else logging.DEBUG
+            is_long = blocked_s + ASK_EVERY_S >= WORTH_A_WORD_S  # it was asked up to so late
+            is_told = is_long and asked_s - self._told_s > QUIET_S
+            level = logging.INFO if is_told else logging.DEBUG
         if level > logging.DEBUG:
             self._told_s = asked_s
         LOG.log(

@@ -434,7 +434,8 @@ class Board:
         if p50_ms is not None:
             well.append(f"decision after {p50_ms:.0f} ms (median)")
         if well:
-            lines.append(Text(f"ok{old}: {', '.join(well)}", style="" if old else "green"))
+            words = f"ok{old}: {', '.join(well)}"
+            lines += _wrapped(words, width, most=2, style="" if old else "green")
         return lines
 
 

@@ -33,6 +33,7 @@ MAX_WAITING_BYTES: Final = 32 * 2**20
 """Samples that may wait for a slow disk: minutes of a headset."""
 
 MAX_WAITING_MESSAGES: Final = 20_000
+"""Chunks and messages that may: a disk that hangs for so long loses alerts' annotations, too."""
 
 SYNC_EVERY_S: Final = 1.0
 LOSS_SAID_EVERY_S: Final = 10.0
@@ -72,6 +73,7 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._n_dropped = 0
         self._said_at = -LOSS_SAID_EVERY_S
+        self._gist: tuple[object, ...] = ()
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,12 +147,14 @@ class Recorder:
         with self._changed:
             while self._patient and self._bytes > MAX_WAITING_BYTES and not self._closed:
                 self._changed.wait(SYNC_EVERY_S)
-            if self._bytes <= MAX_WAITING_BYTES:
+            if self._bytes <= MAX_WAITING_BYTES and not self._closed:
                 self._items.append(chunk)
                 self._bytes += chunk.samples.nbytes
                 self._changed.notify_all()
                 return
             self._n_dropped += len(chunk.samples)
+            if self._closed:
+                return
         if time.monotonic() >= self._said_at + LOSS_SAID_EVERY_S:
             self._said_at = time.monotonic()
             LOG.warning(
@@ -165,12 +169,14 @@ class Recorder:
 
     def alert_state(self, message: AlertMessage) -> None:
         """Have it annotated where the signal comes or goes."""
-        self._put(message)
+        gist = (message.signal, message.on, message.alert_id)
+        if gist != self._gist:  # there is one a decision
+            self._gist = gist
+            self._put(message)
 
     def prediction(self, message: PredictionMessage) -> None:
         """Keep it for an alert's evidence."""
-        if len(self._items) < MAX_WAITING_MESSAGES:
-            self._put(message)
+        self._put(message)
 
     def quality(self, message: QualityMessage) -> None:
         """Leave it: the signal is there to be looked at."""
@@ -193,10 +199,21 @@ class Recorder:
 
     def _put(self, item: _Item) -> None:
         with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
+            if not self._closed and len(self._items) < MAX_WAITING_MESSAGES:
+                self._items.append(item)
+                self._changed.notify_all()
 
     def _run(self, tape: Tape, evidence: Evidence) -> None:
+        try:
+            self._write(tape, evidence)
+        except Exception:  # a defect of ours: nobody else's recording or alert may end of it
+            LOG.exception("the recorder failed: nothing more is recorded; alerts go on")
+            with self._changed:
+                self._closed = True
+                self._items.clear()
+                self._changed.notify_all()
+
+    def _write(self, tape: Tape, evidence: Evidence) -> None:
         tick_at = time.monotonic() + SYNC_EVERY_S
         while True:
             with self._changed:

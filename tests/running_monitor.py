@@ -65,7 +65,7 @@ def about(labels=("C3", "C4"), **changes):
 class RunningMonitor:
     """A monitor on a pipeline's loop that has nothing else to do; use as a context manager."""
 
-    def __init__(self, *, host="127.0.0.1", acknowledge=None, **changes):
+    def __init__(self, *, host="127.0.0.1", port=0, acknowledge=None, **changes):
         self.about = about(**changes)
         self.clock = WallClock.set_now(time.monotonic())
         self.builder = MessageBuilder(
@@ -75,11 +75,12 @@ class RunningMonitor:
         )
         self.feed = Feed()
         self.memory = Memory(self.about, clock=self.clock, now=time.monotonic)
-        self.host = host
+        self.host, self._port = host, port
         self.acknowledged, self.muted = [], []
         self.acknowledge = acknowledge or self._acknowledge
         self.origin_s = time.monotonic()
         self.n_sent = 0
+        self.scene = {}
 
     async def _acknowledge(self, alert_id):
         self.acknowledged.append(alert_id)
@@ -95,7 +96,7 @@ class RunningMonitor:
 
     async def _run(self):
         controls = Controls(acknowledge=self.acknowledge, mute=self.muted.append)
-        monitor = Monitor(self.feed, self.memory, controls, host=self.host, port=0)
+        monitor = Monitor(self.feed, self.memory, controls, host=self.host, port=self._port)
         with monitor:
             self.url = monitor.url
             self._ready.set()
@@ -133,6 +134,61 @@ class RunningMonitor:
             proxy=None,
             **more,
         )
+
+    @contextlib.contextmanager
+    def playing(self, **scene):
+        """Play a stream in real time; what is said of it can be changed by ``scene.update``.
+
+        Keys: ``signal``, ``p``, ``on``, ``acknowledged``, ``poor`` (labels), ``broken`` (as for
+        ``health``), ``silent`` (no samples), ``uv`` (their size).
+        """
+        self.scene.update(scene)
+        stop = threading.Event()
+        thread = threading.Thread(target=self._play, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield self.scene
+        finally:
+            stop.set()
+            thread.join(PATIENCE_S)
+
+    def _play(self, stop):
+        rng = np.random.default_rng(0)
+        phase = rng.uniform(0, 6.28, len(self.about.labels))
+        ticks = 0
+        while not stop.wait(0.04):
+            scene = self.scene
+            due = int((self.now() - self.origin_s) * RATE_HZ)
+            if scene.get("silent"):
+                self.n_sent = due  # lost for good
+            elif due > self.n_sent:
+                t = np.arange(self.n_sent, due)[:, None] / RATE_HZ
+                x = np.sin(61 * t + phase) + 0.5 * np.sin(19 * t + 2 * phase)
+                x = scene.get("uv", 20) * (x + 0.3 * rng.normal(size=x.shape))
+                samples = x.astype(np.float32)
+                self.feed.samples(Chunk(samples, self.n_sent, self.origin_s, self.now()))
+                self.n_sent = due
+            ticks += 1
+            if ticks % 5 == 0:
+                self._say(scene, with_quality=ticks % 25 == 0 or ticks == 5)
+
+    def _say(self, scene, *, with_quality):
+        signal, p, on = scene.get("signal", "ok"), scene.get("p", 0.05), scene.get("on", False)
+        if signal != "none":
+            self.predict(p, signal=signal)
+            if with_quality:
+                self.quality(scene.get("poor", ()))
+        self.alert(
+            signal=signal,
+            on=on,
+            p=p,
+            **(
+                {"acknowledged": scene.get("acknowledged", False), **scene.get("life", {})}
+                if on
+                else {}
+            ),
+        )
+        self.health(**scene.get("broken", {}))
 
     # What a pipeline says.
 

@@ -63,7 +63,7 @@ export function conditions({ connected, why, lastAt, alert, alerts, health, pred
   const signal = alert?.signal ?? "starting";
   const noSignal = signal === "none" || signal === "poor" || signal === "stopped";
   if (alert?.on) found.push(standing(alert, noSignal));
-  const past = alerts.open.filter((each) => each.alert_id !== alert?.alert_id || !alert.on);
+  const past = alerts.open.filter((each) => !each.on && (each.alert_id !== alert?.alert_id || !alert.on));
   if (past.length) {
     const last = past[past.length - 1];
     const ended = last.ended ? `, over ${hms(unix(last.ended))}` : ", below the threshold now";

@@ -570,7 +570,9 @@ class Pipeline:
             self._n_restarts += 1
             self._restart_reason = f"{type(failure).__name__}: {failure}"
             n_shed = self._reader.detector.n_windows_shed
+            self.signal = "starting"
             self._prediction = None
+            self._publish_state()
             self._reader = await self._revive(failure)
             self._n_shed_before += n_shed
 
@@ -675,15 +677,18 @@ class Pipeline:
             LOG.info("samples are back")
             self.signal = "starting"
             self._publish_state()
-        elif (
-            self._prediction is not None
-            and not self._reader.patient
-            and now_s - self._prediction.at_s > OLD_AFTER_S + self._reader.detector.delay_s
-        ):
+        elif self._is_undecided(now_s):
             LOG.warning("samples arrive, and none are decided on: too many are missing")
             self.signal = "starting"
             self._prediction = None
             self._publish_state()
+
+    def _is_undecided(self, now_s: float) -> bool:
+        """Whether the newest decision is older than that of a device that is late and silent."""
+        if self._prediction is None or self._reader.patient:
+            return False
+        at_most_s = OLD_AFTER_S + SILENT_AFTER_S + self._reader.detector.delay_s
+        return now_s - self._prediction.at_s > at_most_s
 
     def _health(self) -> Health:
         detector, sink = self._reader.detector, self._sink.condition

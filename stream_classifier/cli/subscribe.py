@@ -264,6 +264,8 @@ def _event_words(fields: dict[str, Any]) -> str:
         what = f"seizure alert {kind}"
     parts = [*marks, what, f"p {_rounded(fields.get('p'))}"]
     parts.append(f"onset {_local_time(fields.get('onset'))}")
+    if fields.get("latched") and not fields.get("acknowledged"):
+        parts.append("not acknowledged")
     if fields.get("ended"):
         parts.append(f"until {_local_time(fields['ended'])}")
     if isinstance(channels, list) and channels:

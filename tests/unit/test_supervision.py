@@ -227,6 +227,23 @@ def test_a_stream_is_looked_for_again_by_what_it_is_and_for_as_long_as_it_takes(
     assert (nameless.source_id, nameless.name) == (None, "bed 3")
 
 
+async def test_while_nobody_reads_nothing_is_shown_as_live():
+    broken = ScriptedSource(chunks(600), error=RuntimeError("a defect"))
+    run = Supervised(broken)
+    asked = asyncio.Event()
+
+    async def revive(failure):
+        asked.set()
+        await asyncio.Event().wait()
+
+    run.revive = revive
+    async with run:
+        async with asyncio.timeout(10):
+            await asked.wait()
+        assert "ok" in {m.signal for m in run.sink.states}
+        assert (run.sink.states[-1].signal, run.sink.states[-1].p) == ("starting", None)
+
+
 # A reader that hangs
 
 

@@ -42,6 +42,12 @@ def n_cases(request):
 
 
 @pytest.fixture
+def n_examples(n_cases):
+    """As many for hypothesis, which itself remembers each of them."""
+    return max(N_FAST, n_cases // 5)
+
+
+@pytest.fixture
 def rng(request):
     return random.Random(request.node.name)
 

@@ -56,8 +56,8 @@ def _plans(n):
     return check
 
 
-def test_channels_of_any_text_are_read_or_refused(n_cases):
-    _plans(n_cases)()
+def test_channels_of_any_text_are_read_or_refused(n_examples):
+    _plans(n_examples)()
 
 
 def _announced(raw):

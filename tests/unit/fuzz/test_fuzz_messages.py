@@ -85,9 +85,9 @@ def test_damaged_messages_are_shown_or_left_out(n_cases, mutated, rng, capsys, c
     assert not any(_obeyed(record.getMessage()) for record in caplog.records)
 
 
-def test_messages_of_odd_values_are_shown_or_left_out(n_cases, capsys):
+def test_messages_of_odd_values_are_shown_or_left_out(n_examples, capsys):
     @given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=4), st.sampled_from(WHATS))
-    @settings(max_examples=n_cases, deadline=None)
+    @settings(max_examples=n_examples, deadline=None)
     def check(fields, what):
         payload = json.dumps({**json.loads(EVENT), **fields}).encode()
         _see(payload, what, capsys)

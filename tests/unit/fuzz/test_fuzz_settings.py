@@ -130,8 +130,8 @@ def _odd_scenarios(n):
     return check
 
 
-def test_a_scenario_of_odd_values_is_refused_or_read(n_cases):
-    _odd_scenarios(n_cases)()
+def test_a_scenario_of_odd_values_is_refused_or_read(n_examples):
+    _odd_scenarios(n_examples)()
 
 
 @pytest.mark.parametrize(
@@ -229,5 +229,5 @@ def test_a_host_that_cannot_be_looked_up_is_refused(host):
         parse_broker_url(f"mqtt://{host}")
 
 
-def test_an_address_of_a_broker_is_read_or_refused(n_cases):
-    _addresses(n_cases)()
+def test_an_address_of_a_broker_is_read_or_refused(n_examples):
+    _addresses(n_examples)()

@@ -6,15 +6,29 @@ import argparse
 import json
 import sys
 
-from benchmarks import engine, footprint, gpu, latency, pictures, replay, timeline
+from benchmarks import (
+    engine,
+    footprint,
+    gpu,
+    latency,
+    load,
+    monitor,
+    pictures,
+    replay,
+    soak,
+    timeline,
+)
 
 COMMANDS = {
     "engine": engine,
     "footprint": footprint,
     "gpu": gpu,
     "latency": latency,
+    "load": load,
+    "monitor": monitor,
     "picture": pictures,
     "replay": replay,
+    "soak": soak,
     "timeline": timeline,
 }
 

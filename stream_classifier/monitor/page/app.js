@@ -93,6 +93,8 @@ const handlers = {
   alert(data) {
     const wasOn = state.alert?.on;
     state.alert = data;
+    // One that an earlier process raised has no event here.
+    if (data.on && !alerts.byId.has(data.alert_id)) alerts.take({ ...data, what: "alert", at: data.ts, event_type: "raised" });
     if (data.on !== wasOn) showWords();
   },
   health(data) {
@@ -496,6 +498,7 @@ function showWords() {
     band.show(conditions({ ...state, lastAt: null, alerts }), time);
     return;
   }
+  sweep.marksAreOld = true;
   say($("elapsed"), `local · ${span(time - clock.started)} watched`);
   const found = conditions({ ...state, lastAt: live.newest, alerts });
   band.show(found, time);

@@ -98,8 +98,11 @@ export class QualityPanel {
 
   /** What is shown is of then: nothing is known now. */
   old(at) {
-    say($("quality-count"), at === null ? (this.counts ?? "") : `not now: of ${hms(at)}`);
-    if (at !== null && this.isOne) say($("one-state"), `not now: of ${hms(at)}`);
+    const said = `not now; as of ${hms(at)}`;
+    say($("quality-count"), at === null ? (this.counts ?? "") : said);
+    if (at === null || !this.isOne) return;
+    $("one-state").className = "";
+    say($("one-state"), said);
   }
 
   state(i) {

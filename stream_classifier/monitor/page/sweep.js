@@ -29,6 +29,7 @@ export class Sweep {
     this.annotations = () => [];
     this.spans = () => [];
     this.drawn = null;
+    this.marksAreOld = false;
     this.frames = []; // what the newest cost, ms
     new ResizeObserver(() => this.resize()).observe(element);
     this.resize();
@@ -198,8 +199,11 @@ export class Sweep {
     if (this.mode === "scroll") head = Math.floor(head * this.pxPerS * this.ratio) / (this.pxPerS * this.ratio);
     const before = this.drawn;
     const goesOn = before && before.samples === samples && head >= before.head && head - before.head < this.pageS / 2;
+    const isNews = !goesOn || head > before.head || samples.next > before.next;
+    if (!isNews && !this.marksAreOld) return;
+    this.marksAreOld = false;
     if (!goesOn) this.drawAll(samples, head);
-    else if (head > before.head || samples.next > before.next) this.drawNew(samples, before, head);
+    else if (isNews) this.drawNew(samples, before, head);
     this.drawn = { samples, head, next: samples.next };
     if (this.mode === "scroll") this.drawLines(head);
     this.drawMarks(samples, head);

@@ -71,7 +71,7 @@ T = TypeVar("T")
 INBOX_LIMIT = 10_000
 """Decisions waiting for a stalled loop; beyond it predictions are shed, events never."""
 
-MOST_BEHIND_S = 0.7
+MOST_BEHIND_S = 0.6
 """Samples that waited longer than this for a detector that is too slow are not classified any
 more: a late alarm helps less than one of what is going on now."""
 
@@ -194,6 +194,9 @@ class Reader:
         self._patient = patient
         self._inbox: collections.deque[Decision] = collections.deque()
         self._asked: collections.deque[_Asked] = collections.deque()
+        self._came_s = 0.0  # when the source was last looked at; on its clock, as the next
+        self._since_s = 0.0  # when it was before: none of what came then had waited
+        self._since_index = 0  # of the first sample that came
         self._woken_s = -math.inf  # on the source's clock
         self._known: tuple[object, ...] = ()  # what the loop was last told
         self.shed = 0  # predictions dropped because the event loop was stalled
@@ -293,7 +296,7 @@ class Reader:
             self._tell(self._opened, error)
             self._source.close()
             return
-        self.last_sample_s = looked_s = self._clock()
+        self.last_sample_s = self._came_s = self._clock()
         self._alive_at = time.monotonic()
         self._tell(self._opened, detector)
         try:
@@ -302,15 +305,14 @@ class Reader:
                 if self._stop.is_set():
                     break
                 self._do_asked(detector)
-                came_s = self._clock()
                 if chunk is None:
+                    self._came_s = self._clock()
                     self._wake_for_the_rest()
                 else:
                     self.last_sample_s = chunk.received_s
-                    self._feed(detector, chunk, since_s=looked_s, came_s=came_s)
+                    self._feed(detector, chunk)
                     for tap in self._taps:
                         tap(chunk)
-                looked_s = came_s
         except Exception as error:  # noqa: BLE001 - as above
             self._tell(self._ended, error)
         except BaseException as error:  # noqa: BLE001 - the loop must outlive what ends a thread
@@ -328,21 +330,18 @@ class Reader:
             if answer.set_running_or_notify_cancel():
                 answer.set_exception(ReaderError(_ENDED))
 
-    def _feed(self, detector: Detector, chunk: Chunk, *, since_s: float, came_s: float) -> None:
-        """Have a chunk classified; what waited too long for that is only taken.
-
-        Args:
-            detector: Takes it.
-            chunk: What arrived.
-            since_s: When the source was looked at before: none of it had waited by then.
-            came_s: When it was in hand: its newest sample had not waited by then.
-        """
+    def _feed(self, detector: Detector, chunk: Chunk) -> None:
+        """Have a chunk classified; what waited too long for that is only taken."""
+        if chunk.received_s != self._came_s:  # the first that came so
+            self._since_s, self._came_s = self._came_s, chunk.received_s
+            self._since_index = chunk.first_index
         n_samples, rate_hz = len(chunk.samples), detector.spec.rate_hz
         n_most = n_samples if self._patient else max(1, round(PIECE_S * rate_hz))
         for start in range(0, n_samples, n_most):
             if not self._patient:
-                arrived_s = max(since_s, came_s - (n_samples - start) / rate_hz)
-                self.behind_s = self._clock() - arrived_s
+                came_after_s = (chunk.first_index + start - self._since_index) / rate_hz
+                arrived_s = min(self._came_s, self._since_s + came_after_s)
+                self.behind_s = max(0.0, self._clock() - arrived_s)
             if self.behind_s > MOST_BEHIND_S:
                 detector.skip(_from(chunk, start, n_samples))
                 return

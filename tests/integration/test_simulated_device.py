@@ -25,6 +25,7 @@ import pylsl  # noqa: E402 - liblsl reads its configuration once
 
 from simulators.blocks import OFFSET, ONSET, Block, take  # noqa: E402
 from simulators.device import Device, already_there  # noqa: E402
+from simulators.faults import parse as parse_fault  # noqa: E402
 from simulators.mixture import Mixture  # noqa: E402
 from simulators.mixture import play as play_mixture  # noqa: E402
 from simulators.scenario import parse, play  # noqa: E402
@@ -138,6 +139,34 @@ def test_samples_arrive_unchanged_with_ideal_stamps_whatever_the_chunk(
     got = receive(device(source_id, chunk_samples=chunk_samples), blocks)
     np.testing.assert_array_equal(got.samples, np.concatenate([b.samples for b in blocks]))
     np.testing.assert_allclose(np.diff(got.stamps), PERIOD_S, rtol=0, atol=1e-9)
+
+
+def test_faults_of_the_sending_are_what_a_consumer_has(source_id: str) -> None:
+    specs = ("rate:hz=200", "repeat:at=1,seconds=0.5", "backward:at=2,seconds=0.5,by=0.3")
+    faults = [parse_fault(spec) for spec in specs]
+    n_repeated = 89
+    blocks = [counting(178 * 3), counting(n_repeated)]  # as many more as are sent twice
+    got = receive(device(source_id, chunk_samples=1, faults=faults), blocks)
+    stamps = np.array(got.stamps)
+    rounded = np.round((stamps - stamps[0]) * 200, 3)
+    # Of the first second nothing is sent twice; then each sample is, for half a second.
+    np.testing.assert_array_equal(rounded[:178], np.arange(178))
+    np.testing.assert_array_equal(rounded[178:356], np.repeat(np.arange(178, 267), 2))
+    # From two seconds on the stamps are 0.3 s too early, for half a second.
+    np.testing.assert_allclose(rounded[356 + 89], 356 - 0.3 * 200, atol=1e-3)
+    assert (np.diff(stamps) < -0.2).sum() == 1
+
+
+def test_a_stalled_device_is_silent_then_sends_all_at_once_with_its_proper_stamps(
+    source_id: str,
+) -> None:
+    stalling = device(source_id, faults=[parse_fault("stall:at=0.2,seconds=1.5")])
+    sent_at: list[float] = []
+    push = stalling._send
+    stalling._send = lambda piece: (sent_at.append(time.monotonic()), push(piece))  # type: ignore[method-assign]
+    got = receive(stalling, [counting(356)])
+    np.testing.assert_allclose(np.diff(got.stamps), PERIOD_S, rtol=0, atol=1e-9)
+    assert 1.4 < np.diff(sent_at).max() < 1.9
 
 
 def test_a_marker_carries_the_stamp_of_its_sample(source_id: str) -> None:

@@ -70,3 +70,14 @@ def test_a_rate_or_speed_that_is_not_above_zero_is_refused(rate_hz: float, speed
     clock = Clock()
     with pytest.raises(ValueError, match="above 0"):
         Pacer(rate_hz=rate_hz, speed=speed, clock=clock, sleep=clock.sleep)
+
+
+def test_a_sample_that_is_held_back_is_waited_for_and_the_next_ones_catch_up() -> None:
+    clock = Clock()
+    pacer = Pacer(rate_hz=100.0, clock=clock, sleep=clock.sleep)
+    pacer.start()
+    pacer.wait_for(100, later_s=2.0)
+    assert clock.now_s == pytest.approx(pacer.start_s + 3.0)
+    pacer.wait_for(200)
+    assert clock.now_s == pytest.approx(pacer.start_s + 3.0)
+    assert pacer.stamp_of(100) == pytest.approx(pacer.start_s + 1.0)

@@ -7,9 +7,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 ifeq ($(TORCH),0)
-TEST_EXTRAS := test,demo,report,recordings
+TEST_EXTRAS := test,demo,report,recordings,browser
 else
-TEST_EXTRAS := test,demo,report,recordings,torch
+TEST_EXTRAS := test,demo,report,recordings,browser,torch
 endif
 
 # What an installation depends on; the native engine is compiled by it where there is a compiler.
@@ -17,7 +17,7 @@ SOURCES := pyproject.toml constraints.txt setup.py $(wildcard stream_classifier/
 SAY_ENGINE = $(BIN)/python -c 'from stream_classifier.engines import default_engine; \
 	print("engine on the CPU:", default_engine())' >&2
 
-.PHONY: help demo test test-faults lint format clean mosquitto
+.PHONY: help demo test test-faults lint format clean mosquitto chromium
 
 help:
 	@echo "make demo      a simulated headset, the classifier, a broker and a subscriber (ARGS='--seconds 60')"
@@ -30,10 +30,10 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/stream-classifier demo $(ARGS)
 
-test: $(VENV)/.test-$(TORCH) mosquitto
+test: $(VENV)/.test-$(TORCH) mosquitto chromium
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-faults: $(VENV)/.test-$(TORCH) mosquitto
+test-faults: $(VENV)/.test-$(TORCH) mosquitto chromium
 	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -m "slow or not slow" tests/system/faults $(ARGS)
 
 lint: $(VENV)/.dev
@@ -82,4 +82,16 @@ mosquitto:
 	else \
 	  echo "mosquitto (an MQTT broker) is not installed, so the tests that need it will be skipped."; \
 	  echo "To run them: sudo apt-get install mosquitto   (macOS: brew install mosquitto)"; \
+	fi
+
+# The monitor page is tested in a real browser where there is one.
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	command -v google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null || \
+	  echo "Chromium could not be installed, so the tests of the monitor page will be skipped."; \
+	else \
+	  echo "Chromium is not installed, so the tests of the monitor page will be skipped."; \
+	  echo "To run them: sudo apt-get install chromium   (macOS: brew install --cask chromium)"; \
 	fi

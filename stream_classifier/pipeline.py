@@ -296,7 +296,7 @@ class Reader:
             self._tell(self._opened, error)
             self._source.close()
             return
-        self.last_sample_s = self._came_s = self._clock()
+        self.last_sample_s = self._since_s = self._came_s = self._clock()
         self._alive_at = time.monotonic()
         self._tell(self._opened, detector)
         try:
@@ -332,7 +332,7 @@ class Reader:
 
     def _feed(self, detector: Detector, chunk: Chunk) -> None:
         """Have a chunk classified; what waited too long for that is only taken."""
-        if chunk.received_s != self._came_s:  # the first that came so
+        if chunk.received_s > self._came_s:  # the first that came then
             self._since_s, self._came_s = self._came_s, chunk.received_s
             self._since_index = chunk.first_index
         n_samples, rate_hz = len(chunk.samples), detector.spec.rate_hz

@@ -335,12 +335,14 @@ class Reader:
         if chunk.received_s > self._came_s:  # the first that came then
             self._since_s, self._came_s = self._came_s, chunk.received_s
             self._since_index = chunk.first_index
-        n_samples, rate_hz = len(chunk.samples), detector.spec.rate_hz
-        n_most = n_samples if self._patient else max(1, round(PIECE_S * rate_hz))
+        n_samples = len(chunk.samples)
+        n_most = n_samples
+        if not self._patient:
+            n_most = max(1, round(PIECE_S * detector.spec.rate_hz))
         for start in range(0, n_samples, n_most):
             if not self._patient:
-                came_after_s = (chunk.first_index + start - self._since_index) / rate_hz
-                arrived_s = min(self._came_s, self._since_s + came_after_s)
+                since = chunk.first_index + start - self._since_index
+                arrived_s = min(self._came_s, self._since_s + since / detector.spec.rate_hz)
                 self.behind_s = max(0.0, self._clock() - arrived_s)
             if self.behind_s > MOST_BEHIND_S:
                 detector.skip(_from(chunk, start, n_samples))

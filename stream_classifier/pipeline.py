@@ -341,8 +341,8 @@ class Reader:
             n_most = max(1, round(PIECE_S * detector.spec.rate_hz))
         for start in range(0, n_samples, n_most):
             if not self._patient:
-                since = chunk.first_index + start - self._since_index
-                arrived_s = min(self._came_s, self._since_s + since / detector.spec.rate_hz)
+                n_since = chunk.first_index + start - self._since_index
+                arrived_s = min(self._came_s, self._since_s + n_since / detector.spec.rate_hz)
                 self.behind_s = max(0.0, self._clock() - arrived_s)
             if self.behind_s > MOST_BEHIND_S:
                 detector.skip(_from(chunk, start, n_samples))

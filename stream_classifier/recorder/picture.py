@@ -81,7 +81,7 @@ def draw(facts_file: Path) -> Path:
     path = facts_file.with_suffix(".png")
     part = path.with_name(path.name + ".part")
     n_traces = max(1, min(MAX_TRACES, len(story.labels)))
-    with rc_context(STYLE), warnings.catch_warnings():
+    with rc_context({**STYLE, "text.parse_math": False}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a label in a script that no font here has
         figure = Figure(figsize=(WIDTH_IN, 3.6 + 0.42 * n_traces), layout="constrained")
         FigureCanvasAgg(figure)
@@ -130,10 +130,7 @@ def _draw_traces(axes: Axes, story: _Story, n_traces: int) -> None:
     named = [label for label in story.facts.get("channels") or () if label in story.labels]
     order = [*named, *(label for label in story.labels if label not in named)][:n_traces]
     chosen = [n for n, label in enumerate(story.labels) if label in order][:n_traces]
-    uv = story.uv[:, chosen]
-    step_uv = (
-        2.4 * max(1.0, float(np.nanpercentile(np.abs(uv), 97))) if np.isfinite(uv).any() else 1
-    )
+    step_uv = _step_uv(story.uv[:, chosen])
     for row, column in enumerate(chosen):
         raised = story.labels[column] in named
         axes.plot(
@@ -167,6 +164,15 @@ def _draw_traces(axes: Axes, story: _Story, n_traces: int) -> None:
     half = bar_uv / step_uv / 2
     axes.plot([1.012] * 2, [top - half, top + half], transform=right, color=INK, clip_on=False)
     axes.text(1.018, top, f"{bar_uv:g} µV", transform=right, va="center", clip_on=False)
+
+
+def _step_uv(uv: NDArray[np.float64]) -> float:
+    """Return the distance of traces: between what all need and what the largest one does."""
+    finite = uv[np.isfinite(uv).all(axis=1)]
+    if not len(finite):
+        return 1.0
+    large = np.percentile(np.abs(finite), 97, axis=0)
+    return 2.4 * max(1.0, float(np.sqrt(np.median(large) * large.max())))
 
 
 def _draw_p(axes: Axes, story: _Story, threshold: dict[str, Any]) -> None:
@@ -259,8 +265,6 @@ def _filtered(uv: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
 
 def main(folder: Path) -> int:
     """Draw what is missing; what cannot be drawn is said, and does not keep the others."""
-    if hasattr(os, "nice"):
-        os.nice(19)
     n_failed = 0
     for facts_file in sorted(folder.glob("*.json")):
         if facts_file.with_suffix(".png").exists():
@@ -274,4 +278,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(19)
     sys.exit(main(Path(sys.argv[1])))

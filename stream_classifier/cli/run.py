@@ -167,7 +167,7 @@ def _say_attached(attached: Attached) -> None:
     spec = attached.spec
     labels = printable(", ".join(spec.labels[:MAX_LABELS]))
     more = ", ..." if spec.n_channels > MAX_LABELS else ""
-    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
     what = "playing" if spec.kind == "recording" else "attached to"
     console.print(
         f"{what} {spec.name!r}: {spec.n_channels} channel(s) at {spec.rate_hz:g} Hz "

@@ -202,7 +202,7 @@ def _decisions(bench: _Bench, seconds: float, *, n_viewers: int) -> dict[str, An
     with bench.monitor(*device) as run, contextlib.ExitStack() as stack:
         # One of them never reads what it is sent.
         for i in range(n_viewers):
-            link = stack.enter_context(run.link(max_queue=1 if i == 0 else 16))
+            link = stack.enter_context(run.link(max_queue=1 if i == 0 else 16, ping_interval=None))
             if i:
                 threading.Thread(target=_read, args=(link,), daemon=True).start()
         time.sleep(seconds)

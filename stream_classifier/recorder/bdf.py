@@ -124,10 +124,6 @@ class BdfWriter:
         """Samples that complete the record at hand; 0 where none is begun."""
         return (self.record_samples - self._n_filled) % self.record_samples
 
-    @property
-    def _record_bytes(self) -> int:
-        return self.record_samples * self.n_channels * _SAMPLE_BYTES + NOTE_BYTES
-
     def append(self, samples: NDArray[np.float32]) -> None:
         """Add samples.
 
@@ -210,7 +206,8 @@ class BdfWriter:
             notes += _encoded(at_s, NO_SAMPLES_TEXT, missing * self._period_s)
         by_channel = np.ascontiguousarray(self._record.T)  # (n_channels, record_samples)
         octets = by_channel.view(np.uint8).reshape(self.n_channels, -1, 4)[:, :, :_SAMPLE_BYTES]
-        at = self._head_bytes + self._n_done * self._record_bytes
+        size = _record_bytes(self.n_channels, self.record_samples)
+        at = self._head_bytes + self._n_done * size
         self._write(at, octets.tobytes() + notes.ljust(NOTE_BYTES, b"\0"))
         self._write(_COUNT_AT, str(self._n_done + 1).ljust(8).encode())
 

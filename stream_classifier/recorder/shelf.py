@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -107,25 +106,19 @@ class Shelf:
             if age_s > self._max_age_s or n_bytes > self._max_bytes:
                 n_bytes -= size
                 for path in group:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
                 deleted += group
         if deleted:
             LOG.info("%d old file(s) of the recording deleted", len(deleted))
         return deleted
 
     def _evidence(self) -> list[list[Path]]:
-        return [group for _, group in sorted(self._by_stem().items())]
-
-    def _by_stem(self) -> dict[str, list[Path]]:
+        """Return the files of each clip, those of the oldest first."""
         groups: dict[str, list[Path]] = {}
-        for path, stem in self._evidence_files():
-            groups.setdefault(stem, []).append(path)
-        return groups
-
-    def _evidence_files(self) -> Iterator[tuple[Path, str]]:
         for path in self.alerts.iterdir():
             if found := _EVIDENCE.fullmatch(path.name):
-                yield path, found[1]
+                groups.setdefault(found[1], []).append(path)
+        return [group for _, group in sorted(groups.items())]
 
 
 def stamp(at: datetime) -> str:

@@ -235,7 +235,10 @@ class Tape:
 
     def _tidy(self) -> None:
         self._tidy_at = self._monotonic() + TIDY_EVERY_S
-        self._shelf.tidy(keep=None if self._open is None else self._open.writer.path)
+        try:
+            self._shelf.tidy(keep=None if self._open is None else self._open.writer.path)
+        except OSError as error:  # recording goes on while there is room
+            LOG.warning("old recordings cannot be deleted: %s", error)
 
     def _look_for_room(self) -> None:
         if self._free_bytes(self._shelf.folder) < self._min_free_bytes:

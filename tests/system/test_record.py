@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import warnings
+from datetime import datetime
 
 import pytest
 
@@ -127,3 +128,33 @@ def test_a_full_disk_stops_the_recording_and_not_one_alert(story, tmp_path):
             assert strictly(lambda path=path: edfio.read_bdf(path)).num_data_records > 0
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.lsl
+@pytest.mark.broker
+@pytest.mark.slow
+def test_an_alert_that_outlives_its_process_is_one_alert_with_one_clip(story, tmp_path):
+    """The process is killed in the alert and started again; the alert ends in the second one."""
+    folder = tmp_path / "kept" / "bed3"
+    story.device()
+    first = story.pipeline("--record", tmp_path / "kept")
+    raised = story.until("alert/event", lambda event: event["event_type"] == "raised")
+    (recording,) = folder.glob("*.bdf")
+    eventually(lambda: alerts_in([open_bdf(recording)]), what="the alert on disk")
+    first.kill()
+    second = story.pipeline("--record", tmp_path / "kept")
+    ended = story.until(
+        "alert/event",
+        lambda event: event["event_type"] == "ended" and event["alert_id"] == raised["alert_id"],
+    )
+    assert second.stop() == 0
+    files = [open_bdf(path) for path in sorted(folder.glob("*.bdf"))]
+    assert len(files) == 2
+    (span,) = [s for s in alerts_in(files) if s.alert_id == raised["alert_id"]]
+    assert abs((span.start - datetime.fromisoformat(raised["onset"])).total_seconds()) < 0.1
+    assert abs((span.end - datetime.fromisoformat(ended["ended"])).total_seconds()) < 0.1
+    (facts_file,) = (folder / "alerts").glob(f"*-{raised['alert_id'][:8]}.json")
+    assert json.loads(facts_file.read_text())["ended"] is not None
+    clip = open_bdf(facts_file.with_suffix(".bdf"))
+    assert clip.start < span.start
+    assert clip.end > span.end

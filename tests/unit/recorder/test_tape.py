@@ -326,6 +326,18 @@ def test_what_is_old_or_too_much_is_deleted_clips_of_alerts_last(tmp_path):
     assert (tmp_path / names[4]).exists()
 
 
+def test_old_files_that_cannot_be_deleted_do_not_stop_the_recording(tmp_path, monkeypatch, caplog):
+    def refuse(_self, *, keep):
+        raise PermissionError(13, "Permission denied", str(keep))
+
+    monkeypatch.setattr(Shelf, "tidy", refuse)
+    tape = tape_in(tmp_path)
+    tape.take(chunk(0, 120))
+    tape.close()
+    assert (tape.fault, tape.n_samples) == (None, 120)
+    assert "old recordings cannot be deleted" in caplog.text
+
+
 def test_evidence_holds_30_s_before_the_onset_to_30_s_after_the_end(tmp_path):
     cases = Cases()
     tape = tape_in(tmp_path, evidence=cases, file_s=50.0)

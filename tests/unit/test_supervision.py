@@ -320,8 +320,8 @@ async def test_what_was_asked_of_a_reader_that_ends_meanwhile_is_answered():
     source = HangingSource()
     async with make_reader(source) as reader:
         await asyncio.to_thread(source.hangs.wait, 10)
-        asked = asyncio.create_task(reader.ask(lambda detector: detector.acknowledge("x")))
         given_up = asyncio.create_task(reader.ask(lambda detector: detector.acknowledge("x")))
+        asked = asyncio.create_task(reader.ask(lambda detector: detector.acknowledge("x")))
         await asyncio.sleep(0)
         given_up.cancel()
         source.free.set()

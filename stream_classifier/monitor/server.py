@@ -28,6 +28,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stream_classifier.errors import ConfigError, printable
 from stream_classifier.evaluation.palette import css_variables
+from stream_classifier.monitor.door import MOST_CONNECTIONS, Door
 from stream_classifier.monitor.feed import Feed
 from stream_classifier.monitor.guard import Guard, is_loopback, new_token
 from stream_classifier.monitor.memory import KEPT_S, Memory, News
@@ -43,7 +44,9 @@ IDLE_EVERY_S = 0.25
 """While nobody looks."""
 
 MOST_VIEWERS = 32
-MOST_CONNECTIONS = 4 * MOST_VIEWERS
+AT_ONCE = 32
+"""Connections taken in one go: asyncio takes as many as may wait before it lets go of any."""
+
 MOST_ASKED_BYTES = 4_096
 ASKS_A_SECOND = 5.0
 MOST_ASKS_AT_ONCE = 20
@@ -304,7 +307,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        listening = socket.create_server(address[:2], family=family, backlog=64)
+        listening = socket.create_server(address[:2], family=family, backlog=AT_ONCE)
     except OSError as error:
         raise ConfigError(
             f"the monitor page cannot listen on {host}:{port}: {error.strerror or error}. "
@@ -318,7 +321,7 @@ def _config(app: Guard) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Door,
         ws="websockets-sansio",
         ws_max_size=MOST_ASKED_BYTES,
         ws_per_message_deflate=False,
@@ -333,6 +336,7 @@ def _config(app: Guard) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         limit_concurrency=MOST_CONNECTIONS,
+        backlog=AT_ONCE,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,
     )

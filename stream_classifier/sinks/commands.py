@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Literal
@@ -31,6 +33,9 @@ WAITING_AT_MOST = 32
 """Commands that wait to be carried out; more are dropped, and logged."""
 
 DONE_WITHIN_S = 5.0
+
+SAID_EVERY_S = 1.0
+"""Refusals are logged this often at most, and those between counted: a flood fills no disk."""
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +181,8 @@ class CommandDesk:
         self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(WAITING_AT_MOST)
         self.n_done = 0
         self.n_refused = 0
+        self._n_unsaid = 0
+        self._said_s = -math.inf
 
     def take(self, message: Incoming) -> None:
         """Take what arrived on a command topic; never waits."""
@@ -229,5 +236,10 @@ class CommandDesk:
 
     def _refuse(self, message: Incoming, why: str, *, nonce: str | None = None) -> None:
         self.n_refused += 1
-        log.warning("command on %s refused: %s", printable(message.topic)[:200], why)
+        if time.monotonic() < self._said_s + SAID_EVERY_S:
+            self._n_unsaid += 1
+        else:
+            more = f" (and {self._n_unsaid} since the last that was said)" if self._n_unsaid else ""
+            log.warning("command on %s refused: %s%s", printable(message.topic)[:200], why, more)
+            self._n_unsaid, self._said_s = 0, time.monotonic()
         self._answer(message, Answer(nonce=nonce, done=False, reason=why).to_json())

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import ssl
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -41,7 +43,13 @@ PROBE_WITHIN_S = 2.5
 """Detection waits for the look at the broker that comes first, and for no longer than this."""
 
 MAX_INCOMING = 1_000
-"""Messages received and not yet read; when full, the oldest is dropped and logged."""
+"""Messages received and not yet read; when full, the oldest is dropped, counted and logged."""
+
+DROPS_SAID_EVERY_S = 10.0
+
+MAX_PACKET_BYTES = 65_536
+"""An MQTT 5 broker leaves out what is larger: no message of ours is, and one of 256 MB would have
+to be held whole."""
 
 event_loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = (
     asyncio.SelectorEventLoop if sys.platform == "win32" else None
@@ -335,6 +343,7 @@ class Connector:
             protocol=protocol,
             # The outbox is the truth: the broker need not remember this client.
             clean_session=None if protocol is aiomqtt.ProtocolVersion.V5 else True,
+            properties=_only_small() if protocol is aiomqtt.ProtocolVersion.V5 else None,
             will=will and aiomqtt.Will(will.topic, will.payload, qos=1, retain=True),
             keepalive=_asked_after_s(broker.keepalive_s),
             timeout=CONNECT_TIMEOUT_S,
@@ -424,6 +433,12 @@ class _Client(aiomqtt.Client):
             sock.setsockopt(*_ACKNOWLEDGE_AT_ONCE)
 
 
+def _only_small() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.MaximumPacketSize = MAX_PACKET_BYTES
+    return properties
+
+
 def _incoming(message: aiomqtt.Message) -> Incoming:
     return Incoming(
         str(message.topic),
@@ -448,10 +463,20 @@ class _TlsSocket(ssl.SSLSocket):
 class _LatestMessages(asyncio.Queue[aiomqtt.Message]):
     """A bounded queue that drops its oldest message rather than the newest."""
 
+    _n_dropped = 0
+    _said_s = -math.inf
+
     def put_nowait(self, item: aiomqtt.Message) -> None:
         if self.full():
-            log.warning("more than %d messages not yet read: the oldest is dropped", self.maxsize)
             self.get_nowait()
+            self._n_dropped += 1
+            if time.monotonic() >= self._said_s + DROPS_SAID_EVERY_S:
+                self._said_s = time.monotonic()
+                log.warning(
+                    "more than %d messages not yet read: the oldest are dropped, %d so far",
+                    self.maxsize,
+                    self._n_dropped,
+                )
         super().put_nowait(item)
 
 

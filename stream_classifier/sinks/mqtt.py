@@ -111,6 +111,10 @@ MAX_CORRELATION_BYTES = 128
 MAX_ANSWERS = 100
 """Answers to commands that wait for the connection; when full, the oldest is left out."""
 
+ANSWERS_AT_ONCE = 5
+"""After so many, alerts and states have their turn: whoever floods us with commands would hold them
+up else, since more come while these are sent."""
+
 log = logging.getLogger(__name__)
 _clock_s = time.monotonic
 
@@ -510,9 +514,7 @@ class MqttSink:
             await self._publish_message(
                 connection, self.topics.prediction, message, qos=0, expires_s=PREDICTION_EXPIRES_S
             )
-        while self._answers:
-            topic, command, payload = self._answers.popleft()
-            await self._publish(connection, topic, payload, correlation=command.correlation)
+        await self._publish_answers(connection)
         if self._health_is_news():
             await self._publish_health(connection)
         if _clock_s() >= self._canary_due:
@@ -529,6 +531,13 @@ class MqttSink:
                 retain=True,
                 expires_s=QUALITY_EXPIRES_S,
             )
+
+    async def _publish_answers(self, connection: Connection) -> None:
+        for _ in range(min(len(self._answers), ANSWERS_AT_ONCE)):
+            topic, command, payload = self._answers.popleft()
+            await self._publish(connection, topic, payload, correlation=command.correlation)
+        if self._answers:
+            self._wake.set()
 
     def _health_is_news(self) -> bool:
         sent_s, gist = self._health_sent

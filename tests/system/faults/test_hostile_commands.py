@@ -14,7 +14,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from stream_classifier.sinks.commands import MAX_COMMAND_BYTES, CommandDesk
-from stream_classifier.sinks.connection import Incoming
+from stream_classifier.sinks.connection import MAX_PACKET_BYTES, Incoming
+from tests.live_broker import TOPICS as BED
+from tests.live_broker import Mosquitto, alert, event, publisher, subscriber
 from tests.system.conftest import eventually
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -81,7 +83,7 @@ def noise(rng):
 
 
 def large(rng):
-    return json.dumps(void(rng) | {"pad": "x" * rng.choice([2_000, 100_000])}).encode()
+    return json.dumps(void(rng) | {"pad": "x" * rng.choice([2_000, 60_000])}).encode()
 
 
 KINDS = {f.__name__: f for f in (nested, mutated, odd_fields, encoded, noise, large)}
@@ -240,6 +242,76 @@ async def test_a_running_classifier_does_nothing_of_it_and_answers_only_below_it
     assert "Traceback" not in pipeline.said
     assert await asyncio.to_thread(pipeline.stop) == 0
     measured(f"{n_sent:,} to a running classifier: effects", 0)
+
+
+@pytest.fixture
+def mosquitto(tmp_path):
+    broker = Mosquitto(tmp_path / "mosquitto").start()
+    yield broker
+    broker.kill()
+
+
+@pytest.mark.broker
+@pytest.mark.timeout(60)
+@pytest.mark.fault(34)
+async def test_a_flood_of_commands_holds_up_no_alert(mosquitto, tmp_path, measured):
+    settings = mosquitto.settings
+    longest_s, n_sent = 0.0, 0
+
+    def answered(command):
+        sink.answer(command, b'{"done":false}')
+
+    async def flood(mouth):
+        nonlocal n_sent
+        while True:
+            for _ in range(20):
+                await mouth.publish(f"{BED.commands}/mute", b"x", qos=0)
+                n_sent += 1
+            await asyncio.sleep(0.01)
+
+    async with (
+        publisher(settings, tmp_path, on_command=answered) as sink,
+        aiomqtt.Client(settings.host, settings.port, identifier="mouth") as mouth,
+        subscriber(settings) as inbox,
+    ):
+        await inbox.until(lambda: inbox.statuses)
+        flooding = asyncio.create_task(flood(mouth))
+        await inbox.until(lambda: len(inbox.of("answer")) > 200)
+        for seq in range(10):
+            begun_s = time.monotonic()
+            await sink.event(event(seq))
+            sink.alert_state(alert("ok" if seq % 2 else "poor"))
+            await inbox.until(lambda n=seq + 1: len(inbox.of("event")) >= n)
+            longest_s = max(longest_s, time.monotonic() - begun_s)
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+    assert longest_s < 2.0
+    measured(f"an alert's way through a flood of {n_sent:,} commands, at most", longest_s, "s")
+
+
+@pytest.mark.broker
+@pytest.mark.fault(34)
+async def test_a_message_of_many_megabytes_never_reaches_a_classifier(mosquitto, tmp_path):
+    settings, heard = mosquitto.settings, []
+    async with (
+        publisher(settings, tmp_path, on_command=heard.append) as sink,
+        aiomqtt.Client(settings.host, settings.port, identifier="mouth") as mouth,
+    ):
+        await until(lambda: sink.counters.published >= 3)
+        await mouth.publish(f"{BED.commands}/mute", b"x" * 20_000_000, qos=1)
+        await mouth.publish(f"{BED.commands}/mute", b"small", qos=1)
+        await until(lambda: heard)
+        assert sink.connected
+    assert [len(command.payload) for command in heard] == [len(b"small")]
+    assert MAX_PACKET_BYTES < 100_000
+
+
+async def test_a_flood_of_refusals_is_logged_once_a_second_with_their_number(caplog):
+    by = Bystander()
+    for _ in range(1_000):
+        by.desk.take(Incoming(f"{SET}/mute", b"{}", True))
+    assert by.desk.n_refused == len(by.answers) == 1_000
+    assert len(caplog.records) <= 3
 
 
 async def until(holds, *, within_s=20.0):

@@ -233,6 +233,48 @@ def test_of_a_hundred_viewers_the_first_32_are_served_and_the_others_told_why(mo
         said(link, "hello")
 
 
+@pytest.mark.slow
+def test_connections_that_ask_for_nothing_are_few_and_soon_let_go_of(monitor, measured):
+    held = []
+    try:
+        for _ in range(300):
+            held.append(socket.create_connection(("127.0.0.1", monitor.port), timeout=5))
+            held[-1].sendall(b"GET / HTTP/1.1\r\nX: ")
+        n_held = eventually(lambda: sum(map(_is_open, held)) <= 128 and sum(map(_is_open, held)))
+        assert n_held, "every connection is kept: file descriptors run out"
+        since_s = time.monotonic()
+        assert eventually(lambda: not _drips(held), within_s=40)
+        measured("idle connections held of 300", n_held)
+        measured("let go of after", time.monotonic() - since_s, "s")
+        assert eventually(lambda: monitor.get("/").status == 200)
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def _is_open(connection):
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _drips(connections):
+    """Send one more byte each, slowly enough; return how many are open still."""
+    n_open = 0
+    for connection in filter(_is_open, connections):
+        try:
+            connection.sendall(b"x")
+            n_open += 1
+        except OSError:
+            continue
+    time.sleep(0.5)  # so that it stays a trickle, not to wait for anything
+    return n_open
+
+
 def test_a_viewer_that_sleeps_holds_up_nobody_and_learns_the_state_when_it_wakes(measured):
     labels = [f"E{i}" for i in range(64)]
     rounds = 30  # of 1 MB: more than any socket holds

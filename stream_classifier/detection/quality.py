@@ -233,7 +233,8 @@ class Gate:
             "not finite": ~m.finite,
             "flat": m.flat_share > 0,
             "out of range": m.span_uv > RANGE_UV,
-            "railed": m.railed_share > RAILED_SHARE,
+            # What never moves is flat; whether at a rail, nobody can say.
+            "railed": (m.railed_share > RAILED_SHARE) & (m.span_uv > 0),
         }
         if self._limit_offset:
             found["offset"] = np.abs(m.mean_uv) > OFFSET_UV

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
@@ -23,6 +24,9 @@ RETRY_CAP_S = 5.0
 STABLE_S = 1.0
 
 REMEMBERED_EVENTS = 10_000
+
+MAX_DIGITS = 20
+"""Of a whole number; a count of samples has fewer."""
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,8 @@ async def watch(
 
     A broker that is away is tried again; what it said meanwhile is missed, except retained
     messages. An event that the broker delivers twice is yielded once. What is no message of
-    ours (too large, no JSON) is logged and left out; what a classifier tells itself, too.
+    ours (too large, no JSON, a number beyond all bounds) is logged and left out; what a
+    classifier tells itself, too.
 
     Args:
         broker: Where, and how to be let in.
@@ -117,7 +122,9 @@ def _read(incoming: Incoming, *, base: str, at_s: float) -> Received | None:
     try:
         text = incoming.payload.decode()
         if what != "status":
-            fields = json.loads(text)
+            fields = json.loads(
+                text, parse_int=_whole, parse_float=_finite, parse_constant=_no_number
+            )
     except (ValueError, RecursionError) as error:
         log.warning("%s: no message of ours: %s", printable(incoming.topic), error)
         return None
@@ -125,6 +132,21 @@ def _read(incoming: Incoming, *, base: str, at_s: float) -> Received | None:
         log.warning("%s: no message of ours: expected a JSON object", printable(incoming.topic))
         return None
     return Received(at_s, incoming.topic, level, what, text, fields, incoming.retained)
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:  # no float holds any such number: whoever formats it falls over
+        raise ValueError(f"expected at most {MAX_DIGITS} digits, found {len(text)}")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"expected a finite number, found {text[:40]}")
 
 
 class _Seen:

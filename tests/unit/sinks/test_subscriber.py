@@ -51,6 +51,10 @@ def test_status_is_plain_text() -> None:
         b"[" * 15_000,
         b'{"x": "' + b"x" * 20_000 + b'"}',
         b"9" * 5_000,
+        b'{"p": ' + b"9" * 400 + b"}",
+        b'{"p": NaN}',
+        b'{"p": -Infinity}',
+        b'{"p": 1e999}',
     ],
 )
 def test_what_is_no_message_of_ours_is_left_out_and_logged(

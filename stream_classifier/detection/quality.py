@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_classifier.bundle import Bundle
-from stream_classifier.detection.measures import Basics, WindowMeter
+from stream_classifier.detection.measures import FLAT_UV, Basics, WindowMeter
 from stream_classifier.signals import ChannelQuality, ChannelState, ChannelVerdict
 
 RANGE_UV = 10_000.0
@@ -234,7 +234,7 @@ class Gate:
             "flat": m.flat_share > 0,
             "out of range": m.span_uv > RANGE_UV,
             # What never moves is flat; whether at a rail, nobody can say.
-            "railed": (m.railed_share > RAILED_SHARE) & (m.span_uv > 0),
+            "railed": (m.railed_share > RAILED_SHARE) & (m.span_uv >= FLAT_UV),
         }
         if self._limit_offset:
             found["offset"] = np.abs(m.mean_uv) > OFFSET_UV

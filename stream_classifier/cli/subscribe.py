@@ -126,7 +126,7 @@ async def _listen(
                     _say(
                         f"WARNING: {shown(level, max_bytes=60)}: no heartbeat for {silent_s:.0f} s "
                         "though it is online: alerts may not arrive. "
-                        "Try: is the classifier running, and the network up?"
+                        "Try: is the classifier running, the network up, and are both clocks right?"
                     )
         finally:
             awaited.cancel()
@@ -147,8 +147,11 @@ class Heartbeats:
         """Take any message; ``at_s`` is its arrival on a clock that nobody sets."""
         level = received.level
         if received.what == "status":
+            is_news = (received.text == "online") != (level in self._online)
             (self._online.add if received.text == "online" else self._online.discard)(level)
-        if received.what in {"status", "alert"}:
+        else:  # one that somebody sends again is no sign of life
+            is_news = received.what == "alert" and not _is_old(received)
+        if is_news or level not in self._newest_s:
             self._newest_s[level] = at_s
             self._reported.discard(level)
 
@@ -202,9 +205,9 @@ class PlainLines:
             words = _SIGNAL_WORDS.get(signal, signal)
             if standing:
                 words += f"; SEIZURE ALERT stands since {_local_time(fields.get('raised'))}"
-            if received.retained:
+            if received.retained or _is_old(received):
                 words += f" (as of {_local_time(fields.get('published'))})"
-            return self._print_news(received, (signal, standing), words)
+            return self._print_news(received, (signal, standing, _is_old(received)), words)
         if what == "health":
             return self._take_health(received)
         return 0
@@ -222,7 +225,7 @@ class PlainLines:
             return self._print(received, "health: nothing is broken any more")
         words = f"health: {first.name} {first.state}: {first.reason}"
         words += f". Try: {first.remedy}" if first.remedy else ""
-        if received.retained:
+        if received.retained or _is_old(received):
             words += f" (as of {_local_time(received.fields.get('published'))})"
         return self._print_news(received, tuple((r.name, r.state) for r in rungs), words)
 
@@ -277,11 +280,21 @@ def _rounded(p: object) -> str:
     return f"{p:.2f}" if isinstance(p, int | float) else "unknown" if p is None else str(p)
 
 
+def _is_old(received: Received) -> bool:
+    """Whether a message was sent long before it came, as it says itself."""
+    from stream_classifier.sinks.overview import OLD_AFTER_S, unix_time  # noqa: PLC0415
+
+    sent_s = unix_time(received.fields.get("published"))
+    return sent_s is not None and received.received_s - sent_s > OLD_AFTER_S
+
+
 def _local_time(text: object) -> str:
     try:
-        return f"{datetime.fromisoformat(str(text)).astimezone():%H:%M:%S}"
+        at = datetime.fromisoformat(str(text)).astimezone()
     except (ValueError, OverflowError, OSError):
         return str(text)
+    is_today = at.date() == datetime.now(UTC).astimezone().date()
+    return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 def _say(words: str) -> None:

@@ -182,7 +182,7 @@ class Shown:
         quality: The newest quality message.
         health: The newest ladder.
         p: Values of p(seizure) with the time of their arrival.
-        heard_s: When it was last heard of; None while only what the broker had kept is known.
+        heard_s: When its newest alert state was sent; None while none is known.
     """
 
     level: str
@@ -257,11 +257,14 @@ class Board:
         else:
             return
         shown.name = str(fields.get("stream", shown.name))
-        # What the broker had kept was sent some time ago; how long, its own time says.
-        sent_s = _unix_s(fields.get("published")) if received.retained else None
+        if received.what != "alert":  # what else comes does not make an old "no alert" new
+            return
+        # What the broker had kept, or somebody sends again, was sent some time ago; how long, its
+        # own time says. Two clocks may differ a little.
+        sent_s = _unix_s(fields.get("published"))
         old_s = 0.0 if sent_s is None else max(0.0, received.received_s - sent_s)
-        if not (received.retained and sent_s is None):  # a kept status says nothing of when
-            heard_s = at_s - old_s
+        if sent_s is not None or not received.retained:
+            heard_s = at_s - (old_s if received.retained or old_s > STALE_AFTER_S else 0.0)
             shown.heard_s = heard_s if shown.heard_s is None else max(shown.heard_s, heard_s)
 
     def lines(self, *, width: int, height: int, now_s: float) -> list[Text]:

@@ -9,6 +9,7 @@ come any more, to connecting as well; and it leaves a socket behind when connect
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import math
 import socket
@@ -385,6 +386,9 @@ class _Client(aiomqtt.Client):
         self.unheard = False
         self._given_up = False
         self._client.connect_timeout = CONNECT_TIMEOUT_S
+        if protocol is aiomqtt.ProtocolVersion.V5:
+            self._receive: Callable[[int], bytes] = self._client._sock_recv  # noqa: SLF001
+            self._client._sock_recv = self._receive_little  # type: ignore[method-assign] # noqa: SLF001
         self._disconnected.add_done_callback(self._notice_end_of_connecting)
 
     @property
@@ -396,6 +400,12 @@ class _Client(aiomqtt.Client):
         """Close the socket without a farewell. Nothing happens if it is closed already."""
         self._given_up = True
         self._client._sock_close()  # noqa: SLF001
+
+    def _receive_little(self, bufsize: int) -> bytes:
+        """Break off where a broker does not leave out what is too large, as it was asked to."""
+        if bufsize > MAX_PACKET_BYTES:
+            raise OSError(errno.EMSGSIZE, f"the broker sends more than {MAX_PACKET_BYTES} bytes")
+        return self._receive(bufsize)
 
     def _notice_end_of_connecting(self, ended: asyncio.Future[None]) -> None:
         if not ended.cancelled() and (error := ended.exception()) is not None:

@@ -173,6 +173,24 @@ def test_what_the_broker_had_kept_is_as_old_as_it_is():
     assert "STALE: nothing heard for 3 min" in screen(board)
 
 
+def test_predictions_do_not_make_an_old_no_alert_new():
+    board = Board("mqtt://127.0.0.1:1883")
+    board.broker_is_there()
+    kept = alert(published=NOW - timedelta(hours=20))
+    board.take(received("alert", kept, retained=True), at_s=100.0)
+    board.take(received("status", "online"), at_s=100.0)
+    board.take(received("prediction", {"p": 0.1}), at_s=100.0)
+    seen = screen(board)
+    assert "STALE: nothing heard for 20 h" in seen
+    assert "no alert" not in seen
+
+
+def test_an_alert_state_that_is_sent_again_is_as_old_as_it_says():
+    board = board_of(("alert", alert(published=NOW - timedelta(minutes=3))))
+    assert "STALE: nothing heard for 3 min" in screen(board)
+    assert "no alert" not in screen(board)
+
+
 def test_of_several_streams_those_with_an_alert_come_first_then_those_that_are_not_well():
     board = board_of(("alert", alert(stream="bed3")))
     for name, message in (

@@ -33,6 +33,22 @@ def test_silence_of_a_stream_that_is_online_is_reported_once() -> None:
     assert heartbeats.silent(at_s=41.0) == []
 
 
+def test_what_is_sent_again_is_no_sign_of_life():
+    heartbeats = Heartbeats()
+    heartbeats.take(received("status", text="online"), at_s=0.0)
+    for at_s in range(1, 40):
+        heartbeats.take(received("status", text="online"), at_s=float(at_s))
+        old = received("alert", published="1969-12-31T22:00:00Z", signal="ok")
+        heartbeats.take(old, at_s=float(at_s))
+    assert heartbeats.silent(at_s=40.0) == [("bed3", 40.0)]
+
+
+def test_an_alert_state_that_is_sent_again_is_said_with_its_date(capsys):
+    lines = PlainLines()
+    lines.take(received("alert", published="1969-12-24T12:00:00Z", signal="ok", on=False))
+    assert "signal ok (as of 1969-12-24" in capsys.readouterr().out
+
+
 def test_silence_is_reported_again_after_heartbeats_came_back() -> None:
     heartbeats = Heartbeats()
     heartbeats.take(received("status", text="online"), at_s=0.0)

@@ -21,9 +21,9 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, let those that live in real time run one after the other."""
-    live = {"integration", "system", "browser"}
     for item in items:
-        if live & set(item.path.parts):
+        is_live = any(map(item.get_closest_marker, ("lsl", "broker")))
+        if is_live or "browser" in item.path.parts:
             item.add_marker(pytest.mark.xdist_group("live"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stream_classifier.health import Rung
 from stream_classifier.monitor.feed import Said
 from stream_classifier.monitor.wire import frame
 from stream_classifier.signals import Chunk
@@ -314,7 +315,8 @@ class Memory:
             if state == before or state in {"unknown", "starting"}:
                 continue
             self._rungs[rung.rung] = state
-            if state in _BAD or before in _BAD:
+            bad = _BAD - {"degraded"} if rung.rung is Rung.QUALITY else _BAD  # contacts come and go
+            if state in bad or before in bad:
                 event = {"what": "health", "at": iso_utc(message.ts), "rung": rung.rung.value}
                 event |= {"state": state, "reason": rung.reason, "remedy": rung.remedy}
                 news.append(self._event(event))

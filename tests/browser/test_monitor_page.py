@@ -181,6 +181,37 @@ def test_a_viewer_that_comes_late_sees_what_was_before(monitor, open_page):
         assert page.evaluate("monitor.live.gaps.length") == 0
 
 
+def test_frames_that_a_slow_viewer_did_not_get_are_fetched(monitor, open_page):
+    with monitor.playing():
+        page = open_page(monitor.url)
+        wait_until_drawn(page)
+        page.evaluate("globalThis.take = monitor.connection.on.frame; 0")
+        page.evaluate("monitor.connection.on.frame = () => {}; 0")
+        page.wait_for_timeout(700)
+        page.evaluate("monitor.connection.on.frame = globalThis.take; 0")
+        page.wait_for_timeout(200)
+        until(page, "monitor.live.gaps.length === 0")
+        assert page.evaluate("monitor.live.newest - monitor.live.time(monitor.live.first)") > 0.9
+
+
+@pytest.mark.slow
+def test_a_contact_that_comes_and_goes_makes_no_band_come_and_go(monitor, open_page):
+    with monitor.playing() as scene:
+        page = open_page(monitor.url)
+        expect(title(page)).to_have_text("No seizure suspected")
+        page.evaluate(
+            "globalThis.n = 0;"
+            "new MutationObserver(() => { globalThis.n += 1; })"
+            ".observe(document.getElementById('alarm'), {childList: true})"
+        )
+        for i in range(6):
+            scene.update(poor=("T8",) if i % 3 == 0 else ())
+            page.wait_for_timeout(1000)
+        assert page.evaluate("globalThis.n") == 0
+        scene.update(poor=("T8",))
+        expect(page.locator("#alarm .band.medium")).to_contain_text("T8 (mains)", timeout=15_000)
+
+
 def test_pause_freezes_the_view_and_says_how_far_behind_it_is(monitor, open_page):
     with monitor.playing():
         page = open_page(monitor.url)

@@ -51,7 +51,7 @@ export class Alerts {
 }
 
 /** All that holds now, most urgent first: {key, level, title, sub, since, alertId}. */
-export function conditions({ connected, why, lastAt, alert, alerts, health, prediction }) {
+export function conditions({ connected, why, lastAt, alert, alerts, health, prediction, contacts = [] }) {
   if (!connected) {
     const stood = alert?.on ? " An alert stood when the link was lost." : "";
     const shown = lastAt ? ` What is shown ends at ${hms(lastAt)}.` : "";
@@ -89,14 +89,17 @@ export function conditions({ connected, why, lastAt, alert, alerts, health, pred
     });
   }
   for (const rung of broken) {
-    if (noSignal && OF_SIGNAL.has(rung.rung)) continue;
+    if (rung.rung === "quality" || (noSignal && OF_SIGNAL.has(rung.rung))) continue;
     found.push({
       key: `${rung.rung} ${rung.state}`,
-      level: rung.rung === "quality" ? "medium" : "low",
+      level: "low",
       title: `${LINKS[rung.rung] ?? rung.rung}: ${rung.state === "degraded" ? "impaired" : "fault"}`,
       sub: [rung.reason, rung.remedy].filter(Boolean).join(" · "),
       since: unix(rung.since),
     });
+  }
+  if (!noSignal && contacts.length) {
+    found.push({ key: "contacts", level: "medium", title: contacts.length === 1 ? "Poor contact" : "Poor contacts", sub: `no decision is made on ${named(contacts)}` });
   }
   if (!noSignal && !alert?.on && prediction?.state === "watch") {
     found.push({ key: "watch", level: "medium", title: "p(seizure) is rising", sub: `p ${number(prediction.p)}` });
@@ -105,12 +108,14 @@ export function conditions({ connected, why, lastAt, alert, alerts, health, pred
     const sub = signal === "starting" ? "the first windows are not complete" : "gains are being measured; alarms are live";
     found.push({ key: signal, level: "starting", title: signal === "starting" ? "Starting" : "Calibrating", sub });
   }
-  if (!found.length || (signal === "ok" && !noSignal && !alert?.on && found.every((each) => each.level === "low"))) {
+  if (signal === "ok" && !alert?.on && found.every((each) => each.level === "low" || each.key === "contacts")) {
     const p = prediction?.p;
     found.push({ key: "ok", level: "ok", title: "No seizure suspected", sub: `p ${number(p)} · signal ok` });
   }
-  const order = ["high", "past", "none", "medium", "starting", "ok", "low"];
-  return found.sort((a, b) => order.indexOf(a.level) - order.indexOf(b.level));
+  if (!found.length) found.push({ key: "starting", level: "starting", title: "Starting", sub: "nothing is known yet" });
+  const order = ["high", "past", "none", "starting", "watch", "ok", "medium", "low"];
+  const rank = ({ key, level }) => order.indexOf(key === "watch" ? key : level);
+  return found.sort((a, b) => rank(a) - rank(b));
 }
 
 /** "C3, T7", or of many "32 channels: C3, C4, ..." */

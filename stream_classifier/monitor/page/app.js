@@ -500,7 +500,7 @@ function showWords() {
   }
   sweep.marksAreOld = true;
   say($("elapsed"), `local · ${span(time - clock.started)} watched`);
-  const found = conditions({ ...state, lastAt: live.newest, alerts });
+  const found = steady(conditions({ ...state, lastAt: live.newest, alerts, contacts: panels.quality.contacts }), time);
   band.show(found, time);
   if (found[0].level === "high" && found[0].alertId && !(found[0].mutedUntil > time)) sound.due();
   const isBlind = !state.connected || !["ok", "calibrating"].includes(state.alert?.signal);
@@ -522,6 +522,21 @@ function showWords() {
   const says = live.empty ? (state.connected ? "No sample has arrived yet." : "Nothing to show.") : "";
   $("sweep-says").hidden = !says;
   say($("sweep-says"), says);
+}
+
+/** What is of lesser urgency stays for some seconds, so that no band comes and goes all the while. */
+const lately = new Map();
+function steady(found, time) {
+  const keys = new Set(found.map((each) => each.key));
+  for (const each of found) {
+    if ((each.level === "low" || each.level === "medium") && !lately.has(each.key)) lately.set(each.key, { each, until: time + 5 });
+  }
+  for (const [key, { each, until }] of lately) {
+    if (keys.has(key)) continue;
+    if (time < until && state.connected) found.push(each);
+    else lately.delete(key);
+  }
+  return found;
 }
 
 function showCharts() {

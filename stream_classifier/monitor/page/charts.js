@@ -153,7 +153,7 @@ export class ProbabilityChart {
     const clear = this.about.clear_threshold;
     for (const [word, p] of [["raise", rise], ["clear", clear]]) {
       const y = u.valToPos(p, "y", true);
-      ctx.strokeStyle = colour("high");
+      ctx.strokeStyle = colour("high-ink");
       ctx.lineWidth = 1.2 * ratio;
       ctx.setLineDash([5 * ratio, 4 * ratio]);
       ctx.beginPath();
@@ -215,7 +215,7 @@ export class LatencyChart {
               const { ctx } = u;
               const y = u.valToPos(budgetMs, "y", true);
               ctx.save();
-              ctx.strokeStyle = colour("high");
+              ctx.strokeStyle = colour("high-ink");
               ctx.lineWidth = u.pxRatio ?? 1;
               ctx.setLineDash([4, 3]);
               ctx.beginPath();

@@ -8,6 +8,9 @@ const QUALITY = {
   fair: ["◐", "fair"],
   poor: ["▲", "poor"],
 };
+const LOOKED_BACK = 10; // reports, one a second
+const OFTEN = 6;
+const SELDOM = 2;
 const WORST_FIRST = ["fault", "no_data", "degraded", "starting", "unknown", "ok"];
 const STATE = {
   ok: ["●", "ok"],
@@ -38,6 +41,9 @@ export class QualityPanel {
     });
     $("quality").querySelector("tbody").replaceChildren(...this.rows.map((each) => each.row));
     this.reports = new Map();
+    this.history = about.labels.map(() => []);
+    this.why = about.labels.map(() => "");
+    this.poor = new Set();
     this.fusion();
   }
 
@@ -46,6 +52,7 @@ export class QualityPanel {
     const counts = ["good", "fair", "poor"].filter((each) => data[each]).map((each) => `${data[each]} ${each}`);
     this.counts = counts.join(" · ") + (data.left_off ? ` · ${data.left_off} not listed` : "");
     say($("quality-count"), this.counts);
+    this.settle();
     this.rows.forEach((row, i) => {
       const report = this.report(i);
       if (!report) return;
@@ -109,8 +116,22 @@ export class QualityPanel {
     return this.report(i)?.state;
   }
 
-  get poor() {
-    return new Set(this.rows.map((_, i) => i).filter((i) => this.state(i) === "poor"));
+  /** Which channels are poor more often than not: what changes every second helps nobody. */
+  settle() {
+    this.history.forEach((past, i) => {
+      const report = this.report(i);
+      past.push(report?.state === "poor");
+      if (report?.state === "poor") this.why[i] = report.reasons[0] ?? "";
+      if (past.length > LOOKED_BACK) past.shift();
+      const n = past.filter(Boolean).length;
+      if (n >= OFTEN || (n === past.length && n > 1)) this.poor = new Set(this.poor).add(i);
+      else if (n <= SELDOM) this.poor = new Set([...this.poor].filter((each) => each !== i));
+    });
+  }
+
+  /** The poor ones, for a person: "T8 (mains)". */
+  get contacts() {
+    return [...this.poor].map((i) => this.about.labels[i] + (this.why[i] ? ` (${this.why[i]})` : ""));
   }
 }
 

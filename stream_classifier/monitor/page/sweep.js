@@ -344,15 +344,16 @@ export class Sweep {
         artefact: ["ink", "note", null],
       }[kind];
       if (dash) {
-        ctx.strokeStyle = colour(kind === "mark" ? "accent" : "high");
+        ctx.strokeStyle = colour(kind === "mark" ? "accent" : "high-ink");
         ctx.lineWidth = 1.3;
         ctx.setLineDash(dash);
         line(ctx, x, TOP - 3, x, TOP + this.plotHeight);
         ctx.setLineDash([]);
       }
       const width = ctx.measureText(text).width + 12;
-      const from = Math.min(x, this.width - width);
-      if (placed.some(([a, b]) => from < b && from + width > a)) continue;
+      const isFree = (from) => from >= 0 && !placed.some(([a, b]) => from < b && from + width > a);
+      const from = [Math.min(x, this.width - width), x - width].find(isFree);
+      if (from === undefined) continue;
       placed.push([from, from + width]);
       ctx.fillStyle = colour(paper);
       ctx.beginPath();
@@ -400,7 +401,7 @@ export class Sweep {
       .filter((height) => height > 0)
       .sort((a, b) => a - b);
     if (!heights.length) return NaN;
-    return (1.7 * heights[Math.floor(0.75 * heights.length)]) / Math.min(60, this.lane / PX_PER_MM);
+    return (1.4 * heights[Math.floor(0.75 * heights.length)]) / Math.min(60, this.lane / PX_PER_MM);
   }
 
   /** The theme was changed. */

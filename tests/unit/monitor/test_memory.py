@@ -119,6 +119,15 @@ def test_a_rung_that_breaks_and_is_mended_is_two_events(spoken):
     assert {each["rung"] for each in events} == {"broker"}
 
 
+def test_a_contact_that_comes_and_goes_is_no_event_and_no_contact_at_all_is_one(spoken):
+    for _ in range(5):
+        spoken.health(quality=("degraded", "1 of 2 channels unusable"))
+        spoken.health()
+    spoken.health(quality=("fault", "no channel can be classified"))
+    events = [each["data"]["state"] for each in told(spoken) if each["kind"] == "event"]
+    assert events == ["fault"]
+
+
 def test_what_only_starts_is_no_event(spoken):
     spoken.health(rate=("starting", "the rate is being measured"), samples=("unknown", ""))
     spoken.health()

@@ -10,6 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING, Final
 
 from stream_classifier import __version__
+from stream_classifier.evaluation.palette import css_variables
 from stream_classifier.signals import CLASS_NAMES
 
 if TYPE_CHECKING:
@@ -25,23 +26,18 @@ _PAGE: Final = Template("""\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-:root { color-scheme: light dark; --ink: #222; --soft: #5c5c5c; --paper: #fff; --line: #d9d9d9;
-  --note: #f3f5f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --soft: #a9a9a9; --paper: #16181b; --line: #3a3f45; --note: #20242a; }
-}
-* { box-sizing: border-box; }
+$colours* { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 60rem; padding: 2rem 1.25rem 4rem; color: var(--ink);
-  background: var(--paper); font: 16px/1.5 system-ui, sans-serif; }
+  background: var(--card); font: 16px/1.5 var(--font); }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem; border-bottom: 1px solid var(--line); }
 p { max-width: 46rem; }
-.soft, figcaption, small { color: var(--soft); }
-.note { background: var(--note); border-left: 4px solid #e69f00; padding: .6rem 1rem; }
+.soft, figcaption, small { color: var(--muted); }
+.note { background: var(--note); border-left: 4px solid var(--medium); padding: .6rem 1rem; }
 code { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
+caption { text-align: left; color: var(--muted); padding-bottom: .3rem; }
 th, td { padding: .25rem .9rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { font-weight: 600; }
@@ -50,8 +46,8 @@ figure { margin: 1.2rem 0; }
 img { width: 100%; height: auto; background: #fff; border-radius: 6px; }
 figcaption { font-size: .9rem; max-width: 46rem; }
 @media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --line: #bbb;
-    --note: #f3f5f7; }
+  :root:not([data-theme]) { color-scheme: light; --ink: #000; --muted: #444; --card: #fff;
+    --line: #bbb; --note: #f3f5f7; }
   body { max-width: none; padding: 0; font-size: 11pt; }
   figure, table, .note { break-inside: avoid; }
   h2 { break-after: avoid; }
@@ -123,7 +119,7 @@ def render(report: Report, pictures: Mapping[str, Path]) -> str:
         "<h2>What these figures are not</h2>",
         _limits(report),
     ]
-    return _PAGE.substitute(title=escape(title), body="\n".join(body))
+    return _PAGE.substitute(title=escape(title), colours=css_variables(), body="\n".join(body))
 
 
 def _head(report: Report) -> str:

@@ -35,6 +35,7 @@ let about = null;
 let live = null; // Samples as they come
 let still = null; // {samples, head, why}: what is shown instead
 let panels = null;
+let filling = false;
 let seq = null;
 let artefacts = [];
 let marks = [];
@@ -151,6 +152,7 @@ function begin(fresh) {
   panels.probability.spans = () => alerts.spans;
   panels.probability.marks = () => marks;
   live = new Samples(about.rate_hz, about.labels.length, view());
+  filling = false;
   still = null;
   artefacts = [];
   strongest = 0;
@@ -169,7 +171,6 @@ async function refill() {
   await fillIn(from, now());
 }
 
-let filling = false;
 async function fillIn(from, to) {
   if (filling || !(to > from)) return;
   filling = true;
@@ -177,15 +178,11 @@ async function fillIn(from, to) {
     const target = live;
     const frames = await connection.samples(Math.max(from, to - 60), to + 1);
     if (target !== live) return;
-    const known = new Samples(about.rate_hz, about.labels.length, view());
-    const held = target.clone();
+    const fetched = new Samples(about.rate_hz, about.labels.length, view());
     for (const frame of frames) {
-      if (frame.nChannels === about.labels.length) known.append(frame);
+      if (frame.nChannels === about.labels.length) fetched.append(frame);
     }
-    // What came meanwhile is in the answer, or comes next: take the fuller of the two.
-    if (!known.empty && (held.empty || known.first < held.first || from > held.first)) {
-      adopt(known, held);
-    }
+    if (!fetched.empty) adopt(fetched);
   } catch {
     // The next gap is filled; this one stays hatched.
   } finally {
@@ -193,31 +190,23 @@ async function fillIn(from, to) {
   }
 }
 
-/** Join what was fetched with what is held, in the order of their indices. */
-function adopt(fetched, held) {
+/** Put what was fetched where it belongs: behind what was held before it, before what came since. */
+function adopt(fetched) {
   const joined = new Samples(about.rate_hz, about.labels.length, view());
-  for (const part of held.empty || held.first > fetched.first ? [fetched, held] : [held, fetched, held]) {
-    copyInto(joined, part);
-  }
+  copyInto(joined, live, fetched.first);
+  copyInto(joined, fetched, fetched.next);
+  copyInto(joined, live, live.next);
   live = joined;
   sweep.drawn = null;
 }
 
-function copyInto(target, part) {
+/** Add the samples of a part that follow, up to an index; its gaps stay gaps. */
+function copyInto(target, part, until) {
   if (part.empty) return;
-  const from = target.empty ? part.first : Math.max(part.first, target.next);
-  const holes = part.gaps.filter(([, to]) => to > from);
-  let at = from;
-  for (const [hole, end] of [...holes, [part.next, part.next]]) {
-    const stop = Math.min(hole, part.next);
-    if (stop > at) {
-      const n = stop - at;
-      const samples = new Float32Array(n * part.nChannels);
-      for (let i = 0; i < n; i++) {
-        for (let c = 0; c < part.nChannels; c++) samples[i * part.nChannels + c] = part.raw[c][(at + i) % part.size];
-      }
-      target.append({ samples, nSamples: n, nChannels: part.nChannels, firstIndex: at, startUnix: part.time(at) });
-    }
+  let at = target.empty ? part.first : Math.max(part.first, target.next);
+  for (const [hole, end] of [...part.gaps.filter(([, to]) => to > at), [until, until]]) {
+    const stop = Math.min(hole, until);
+    if (stop > at) target.append(part.frame(at, stop));
     at = Math.max(at, end);
   }
 }

@@ -129,6 +129,16 @@ export class Samples {
     return mean;
   }
 
+  /** Samples [from, to), as they came. */
+  frame(from, to) {
+    const { nChannels, size } = this;
+    const samples = new Float32Array((to - from) * nChannels);
+    for (let c = 0; c < nChannels; c++) {
+      for (let i = from; i < to; i++) samples[(i - from) * nChannels + c] = this.raw[c][i % size];
+    }
+    return { samples, nSamples: to - from, nChannels, firstIndex: from, startUnix: this.time(from) };
+  }
+
   /** A copy that stands still. */
   clone() {
     const copy = Object.create(Samples.prototype);

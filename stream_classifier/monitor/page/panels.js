@@ -107,7 +107,10 @@ export class QualityPanel {
   old(at) {
     const said = `not now; as of ${hms(at)}`;
     say($("quality-count"), at === null ? (this.counts ?? "") : said);
-    if (at === null || !this.isOne) return;
+    if (at === null) return;
+    say($("fusion"), `${this.rule()} · nothing can be said now`);
+    if (!this.isOne) return;
+    say($("one-p"), "--");
     $("one-state").className = "";
     say($("one-state"), said);
   }

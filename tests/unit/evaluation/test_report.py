@@ -71,7 +71,8 @@ def test_every_picture_is_written_and_is_what_the_page_shows(made):
 
 def test_the_page_fits_light_dark_and_paper(made):
     _, _, page = made
-    assert "color-scheme: light dark" in page
+    assert "color-scheme: light" in page
+    assert "color-scheme: dark" in page
     assert "@media (prefers-color-scheme: dark)" in page
     assert "@media print" in page
 

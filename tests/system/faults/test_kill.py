@@ -211,7 +211,7 @@ def test_no_committed_alert_is_lost_or_doubled_however_often_the_process_is_kill
     measured("lost", 0)
     measured("sent again after a kill, under the same id", len(lives.heard) - len(lives.expected))
     measured("decided, but not on disk at a kill", lives.n_open)
-    assert n_raised >= n_kills / 4
+    assert n_raised >= n_kills / 10  # else hardly any was there to be lost
 
 
 def _are_the_same(heard, expected):

@@ -18,9 +18,13 @@ pytest.importorskip("starlette", reason="the extra [monitor] is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """One browser for all tests."""
+    """One browser for the tests of a file.
+
+    Not longer: Playwright runs an event loop on the main thread until it is stopped, and no other
+    test that needs one could run there.
+    """
     with playwright.sync_playwright() as driver:
         own = Path(driver.chromium.executable_path)
         found = next(filter(None, map(shutil.which, NAMES)), str(own) if own.exists() else None)

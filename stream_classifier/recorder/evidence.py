@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from stream_classifier.errors import StreamClassifierError
+from stream_classifier.errors import StreamClassifierError, printable
 from stream_classifier.recorder.alerts import alerts_in
 from stream_classifier.recorder.bdf import (
     NO_NUMBER_TEXT,
@@ -308,12 +308,18 @@ def _files(shelf: Shelf) -> Iterator[BdfFile]:
 def _as_csv(moments: Sequence[Moment], labels: Sequence[str], start: datetime) -> bytes:
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(["seconds", "utc", "p", *labels])
+    rows.writerow(["seconds", "utc", "p", *map(_heading, labels)])
     for moment in moments:
         at_s = (moment.at - start).total_seconds()
         values = [f"{p:.4f}" if np.isfinite(p) else "" for p in (moment.p, *moment.smoothed)]
         rows.writerow([f"{at_s:.3f}", iso_utc(moment.at), *values])
     return text.getvalue().encode()
+
+
+def _heading(label: str) -> str:
+    """Return a label that no spreadsheet takes for a formula."""
+    text = printable(label)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _put(path: Path, data: bytes) -> None:

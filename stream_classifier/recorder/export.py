@@ -292,8 +292,8 @@ def _annotations_only(told: Told) -> bytes:
 
 
 def _cell(text: str) -> str:
-    """Return a label without what would end a table's cell."""
-    return re.sub(r"[,\s]+", "_", printable(text)) or NOTHING
+    """Return a label without what would end a table's cell, or make it a spreadsheet's formula."""
+    return re.sub(r"[,\s]+|^[=+@-]", "_", printable(text)) or NOTHING
 
 
 def _put_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, str]]) -> None:

@@ -246,9 +246,11 @@ def _read_p(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if not path.exists():
         return np.empty(0), np.empty(0)
     with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    at_s = np.array([float(row["seconds"]) for row in rows])
-    return at_s, np.array([float(row["p"] or "nan") for row in rows])
+        rows = list(csv.reader(file))[1:]  # not by the heading: a channel may be called "p", too
+    if any(len(row) < 3 for row in rows):
+        raise ValueError(f"{path.name}: expected seconds, a time and p in each row, found less")
+    at_s = np.array([float(row[0]) for row in rows])
+    return at_s, np.array([float(row[2] or "nan") for row in rows])
 
 
 def _filtered(uv: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:

@@ -634,13 +634,27 @@ class Outbox:
 
 
 def _make_private(path: Path) -> None:
-    """Make the file: SQLite would make it readable for all; its side files take over this mode."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    os.close(descriptor)
-    if not is_file:
-        raise OSError(errno.EINVAL, "it is no regular file")
-    path.chmod(0o600)
+    """Make the file: SQLite would make it readable for all; its side files take over this mode.
+
+    A link is not followed: whoever put it there could have us open, or make, any file of ours.
+    """
+    if path.is_symlink():  # not every system has O_NOFOLLOW, and what it says is "too many levels"
+        raise OSError(errno.ELOOP, "it is a link")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    if path.parent.stat().st_mode & stat.S_IWOTH:
+        log.warning(
+            "outbox %s: any user may write its folder, and so have alerts of his sent as ours. "
+            "Try: chmod o-w %s",
+            path,
+            path.parent,
+        )
 
 
 def _code(error: sqlite3.DatabaseError) -> int:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from stream_classifier.cli import main
+from stream_classifier.recorder import evidence, export
 from stream_classifier.recorder.bdf import BdfWriter
 from stream_classifier.signals import EventType
 from stream_classifier.sources.recording import annotated, open_recording
@@ -133,3 +134,13 @@ def test_what_cannot_be_exported_is_said(kept, tmp_path, capsys):
     (tmp_path / "other.bdf").write_bytes(b"\xffBIOSEMI" + b" " * 1000)
     assert main(["export", str(tmp_path / "other.bdf"), "--to", "edf", str(tmp_path / "o")]) == 4
     assert "a recording made by run --record" in capsys.readouterr().err
+
+
+def test_no_label_becomes_a_formula_or_a_row_of_its_own_in_a_table():
+    for label in ("=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", "\t=1", "a\nb\tc,d"):
+        cell = export._cell(label)
+        assert cell[0] not in "=+-@"
+        assert not set(cell) & set("\t\r\n,")
+        assert evidence._heading(label)[0] not in "=+-@"
+        assert evidence._heading(label).isprintable()
+    assert export._cell("C3-A2") == evidence._heading("C3-A2") == "C3-A2"

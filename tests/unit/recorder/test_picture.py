@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stream_classifier.recorder.evidence import keep
-from stream_classifier.recorder.picture import draw, main
+from stream_classifier.recorder.picture import _read_p, draw, main
 from stream_classifier.signals import EventType
 
 from .test_tape import Cases, chunk, event, prediction, shelf_in, tape_in
@@ -65,6 +65,15 @@ def test_facts_that_are_damaged_are_an_error_and_keep_no_other_picture_from_bein
     assert main(facts_file.parent) == 1
     assert capsys.readouterr().err.count("broken.json") == 2
     assert facts_file.with_suffix(".png").exists()
+
+
+def test_a_channel_called_p_is_not_taken_for_the_p_of_the_stream(facts_file):
+    table = facts_file.with_suffix(".csv")
+    before = _read_p(table)
+    table.write_text(table.read_text().replace("C3,C4", "p,seconds", 1))
+    assert "p,seconds" in table.read_text()
+    for now, then in zip(_read_p(table), before, strict=True):
+        np.testing.assert_array_equal(now, then)
 
 
 def test_names_that_a_terminal_would_obey_are_drawn_without(facts_file):

@@ -499,3 +499,26 @@ async def test_spent_nonces_are_bounded_and_expired_ones_make_room(
 
 async def waiting_all(box: Outbox) -> list[str]:
     return [row.event_id for row in await box.pending(limit=10**6)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="needs POSIX modes")
+async def test_a_link_in_its_place_is_refused_and_what_it_leads_to_is_left_alone(tmp_path):
+    precious, link = tmp_path / "precious", tmp_path / "outbox.sqlite"
+    precious.write_text("mine")
+    precious.chmod(0o644)
+    for target in (precious, tmp_path / "not there yet"):
+        link.symlink_to(target)
+        with pytest.raises(OutboxError, match="it is a link"):
+            await Outbox(path=link, max_age_s=1e9, max_rows=10).__aenter__()
+        link.unlink()
+    assert precious.read_text() == "mine"
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o644
+    assert not (tmp_path / "not there yet").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="needs POSIX modes")
+async def test_a_folder_that_any_user_may_write_is_said(tmp_path, caplog):
+    for mode, n_said in ((0o700, 0), (0o777, 1)):
+        tmp_path.chmod(mode)
+        async with Outbox(path=tmp_path / "outbox.sqlite", max_age_s=1e9, max_rows=10):
+            assert caplog.text.count("any user may write its folder") == n_said

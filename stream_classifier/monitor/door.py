@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 MOST_CONNECTIONS: Final = 128
 
 ASKS_WITHIN_S: Final = 10.0
-"""A connection has so long to ask for something, and so long to take the answer."""
+"""A connection has so long to ask for something."""
+
+MOST_LOOKS: Final = 6
+"""So many times as long it has to take the answer."""
 
 
 class Door(H11Protocol):
@@ -29,15 +32,18 @@ class Door(H11Protocol):
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
         else:
-            self._look_again(None)
+            self._look_later(None, 0)
 
-    def _look_again(self, seen: RequestResponseCycle | None) -> None:
-        asyncio.get_running_loop().call_later(ASKS_WITHIN_S, self._look, seen)
+    def _look_later(self, seen: RequestResponseCycle | None, n_looks: int) -> None:
+        asyncio.get_running_loop().call_later(ASKS_WITHIN_S, self._look, seen, n_looks)
 
-    def _look(self, seen: RequestResponseCycle | None) -> None:
+    def _look(self, seen: RequestResponseCycle | None, n_looks: int) -> None:
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        if self.cycle is seen:
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if self.cycle is not seen:
+            self._look_later(self.cycle, 0)
+        elif is_idle or n_looks >= MOST_LOOKS:
             self.transport.abort()
         else:
-            self._look_again(self.cycle)
+            self._look_later(seen, n_looks + 1)

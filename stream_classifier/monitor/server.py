@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Final, Self
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -206,7 +206,12 @@ class Monitor:
                 f"expected at most {REVIEW_AT_MOST_S:g} s of the last {KEPT_S:g} s\n", 400
             )
         frames = self._memory.frames(start_s, stop_s)
-        return Response(b"".join(frames), media_type="application/octet-stream")
+
+        async def as_it_is_taken() -> AsyncIterator[bytes]:
+            for data in frames:  # together they are large, and who asks may take none of it
+                yield data
+
+        return StreamingResponse(as_it_is_taken(), media_type="application/octet-stream")
 
     async def _live(self, socket: WebSocket) -> None:
         await socket.accept()

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import resource
 import socket
 import threading
 import time
@@ -273,6 +274,43 @@ def _drips(connections):
             continue
     time.sleep(0.5)  # so that it stays a trickle, not to wait for anything
     return n_open
+
+
+@pytest.mark.slow
+def test_who_asks_for_samples_and_takes_none_costs_no_memory_and_holds_up_nobody(measured):
+    labels = [f"E{i}" for i in range(64)]
+    with RunningMonitor(labels=labels) as monitor:
+        for _ in range(120):
+            monitor.send(n=256)
+        assert eventually(lambda: len(_samples(monitor)) > 4_000_000)
+        before_mb = _resident_mb()
+        sleepers = []
+        for _ in range(60):
+            sleepers.append(socket.create_connection(("127.0.0.1", monitor.port), timeout=5))
+            sleepers[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            asked = f"GET {_all(monitor)} HTTP/1.1\r\nHost: localhost:{monitor.port}\r\n\r\n"
+            sleepers[-1].sendall(asked.encode())
+        assert eventually(lambda: all(sleeper.recv(1, socket.MSG_PEEK) for sleeper in sleepers))
+        assert len(_samples(monitor)) > 4_000_000  # who does take it gets it
+        grown_mb = _resident_mb() - before_mb
+        for sleeper in sleepers:
+            sleeper.close()
+    measured("60 viewers that take none of 4 MB: memory", grown_mb, "MB")
+    assert grown_mb < 120
+
+
+def _all(monitor):
+    start_s = monitor.origin_s + monitor.clock.offset_s
+    return f"/samples?from={start_s}&to={start_s + 64}"
+
+
+def _samples(monitor):
+    return monitor.get(_all(monitor)).body
+
+
+def _resident_mb():
+    n_pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return n_pages * resource.getpagesize() / 1e6
 
 
 def test_a_viewer_that_sleeps_holds_up_nobody_and_learns_the_state_when_it_wakes(measured):

@@ -277,13 +277,24 @@ class Session:
 
         Without that it would look like a loss of as many samples. A simulated device may run
         faster than time, so its stamps are left alone.
+
+        One that is put right again, or had a single wild stamp, is taken as it is: what is taken
+        off its stamps could make all of them negative, which are none.
         """
+        if self._ahead_s and float(stamps[-1]) + self._correction_s - received_s <= FUTURE_S:
+            LOG.warning("LSL stream %r: its clock is right again", self.description.device.name)
+            self._ahead_s = 0.0
         stamps = stamps - self._ahead_s
         ahead_s = float(stamps[-1]) + self._correction_s - received_s
         if not ahead_s > FUTURE_S or self.description.simulated:  # True for NaN
             return stamps
         name = self.description.device.name
         LOG.warning("LSL stream %r: its clock was set forward by %.1f s", name, ahead_s)
+        if not stamps[0] > ahead_s:  # the first ones were wild, not these: go by these
+            stamps = stamps + self._ahead_s
+            self._ahead_s = 0.0
+            self._go_by_arrival(stamps, received_s, "its first stamps were of no clock")
+            return stamps
         self._ahead_s += ahead_s
         return stamps - ahead_s
 

@@ -133,7 +133,11 @@ def _n_due(chunks):
 @pytest.mark.fault(15)
 @pytest.mark.broker
 @pytest.mark.parametrize(
-    "seconds", [6, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    "seconds",
+    [
+        pytest.param(6, marks=pytest.mark.slow),
+        pytest.param(600, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
 )
 def test_no_sample_of_64_channels_at_512_hz_is_lost(seconds, measured):
     found = load.stream(seconds)

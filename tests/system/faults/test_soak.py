@@ -11,7 +11,11 @@ SLOPE_PERCENT = 5.0
 
 
 @pytest.mark.parametrize(
-    "hours", [0.5, pytest.param(24, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "hours",
+    [
+        pytest.param(0.5, marks=pytest.mark.slow),
+        pytest.param(24, marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_a_day_of_running_leaks_nothing_and_miscounts_nothing(hours, measured):
     found = soak(hours * HOUR_S, bundle=load_bundle("headset"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -71,6 +72,11 @@ FOREIGN_CLOCK_S = 60.0
 
 FUTURE_S = 15.0
 """Stamps this far ahead of their arrival are of a clock that was set; no estimate is that bad."""
+
+
+MOST_SAYINGS = 5
+SAYINGS_WITHIN_S = 60.0
+"""So many lines in so long may be logged of a device's clock, which may be wild for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +201,7 @@ class Session:
         self._correct_at_s = self._opened_s
         self._by_arrival = False
         self._has_read = False
+        self._sayings: list[float] = []
         self._ahead_s = 0.0  # by which the device's clock was set forward, taken off its stamps
 
     def read(self, timeline: Timeline) -> list[Chunk] | None:
@@ -282,14 +289,13 @@ class Session:
         off its stamps could make all of them negative, which are none.
         """
         if self._ahead_s and float(stamps[-1]) + self._correction_s - received_s <= FUTURE_S:
-            LOG.warning("LSL stream %r: its clock is right again", self.description.device.name)
+            self._say("its clock is right again")
             self._ahead_s = 0.0
         stamps = stamps - self._ahead_s
         ahead_s = float(stamps[-1]) + self._correction_s - received_s
-        if not ahead_s > FUTURE_S or self.description.simulated:  # True for NaN
+        if not FUTURE_S < ahead_s < math.inf or self.description.simulated:  # True for NaN
             return stamps
-        name = self.description.device.name
-        LOG.warning("LSL stream %r: its clock was set forward by %.1f s", name, ahead_s)
+        self._say(f"its clock was set forward by {ahead_s:.1f} s")
         if not stamps[0] > ahead_s:  # the first ones were wild, not these: go by these
             stamps = stamps + self._ahead_s
             self._ahead_s = 0.0
@@ -299,11 +305,18 @@ class Session:
         return stamps - ahead_s
 
     def _go_by_arrival(self, stamps: NDArray[np.float64], received_s: float, why: str) -> None:
-        name = self.description.device.name
-        LOG.warning("LSL stream %r: %s; times are those of arrival, a little late", name, why)
+        self._say(f"{why}; times are those of arrival, a little late")
         newest = float(stamps[-1])
         self._by_arrival = True
         self._correction_s = received_s - newest if math.isfinite(newest) else 0.0
+
+    def _say(self, words: str) -> None:
+        """Log what its clock did; of a device whose clock does it all the time, only some of it."""
+        now_s = time.monotonic()
+        self._sayings = [at_s for at_s in self._sayings if at_s > now_s - SAYINGS_WITHIN_S]
+        if len(self._sayings) < MOST_SAYINGS:
+            self._sayings.append(now_s)
+            LOG.warning("LSL stream %r: %s", self.description.device.name, words)
 
 
 def _answer(device: StreamSeen, call: Callable[..., T]) -> Generator[None, None, T]:

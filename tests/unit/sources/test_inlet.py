@@ -74,3 +74,10 @@ def test_a_device_whose_first_stamps_are_of_no_clock_is_read_all_the_same(device
     device.plays(n_wild, ahead_s=first_s - device.now_s)
     assert device.plays(2_000) == pytest.approx(0, abs=0.1)
     assert device.timeline.n_samples > 0.95 * BLOCK * 2_000
+
+
+@pytest.mark.parametrize("ahead_s", [1e9, float("inf")])
+def test_a_clock_that_is_wild_for_ever_fills_no_log(device, caplog, ahead_s):
+    for n in range(400):
+        device.plays(1, ahead_s=ahead_s if n % 2 else 0.0)
+    assert len(caplog.records) <= 5

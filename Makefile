@@ -31,7 +31,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/stream-classifier demo $(ARGS)
 
 test: $(VENV)/.test-$(TORCH) mosquitto chromium
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 test-faults: $(VENV)/.test-$(TORCH) mosquitto chromium
 	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -m "slow or not slow" tests/system/faults $(ARGS)

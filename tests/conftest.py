@@ -22,9 +22,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, let those that live in real time run one after the other."""
     for item in items:
-        is_live = any(map(item.get_closest_marker, ("lsl", "broker")))
-        if is_live or "browser" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("live"))
+        if item.get_closest_marker("lsl") or "browser" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("streams"))
+        elif item.get_closest_marker("broker"):
+            item.add_marker(pytest.mark.xdist_group("brokers"))
 
 
 @pytest.fixture(scope="session")

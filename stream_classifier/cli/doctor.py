@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -59,6 +60,8 @@ def doctor(
         settings = Settings.model_construct()  # the defaults, so that the rest can be checked
     chosen = settings.mqtt.broker != MqttSettings().broker or broker is not None
     debug = bool((ctx.obj or {}).get("debug"))
+    # What a check finds is its finding; the log would say it a second time.
+    logging.basicConfig(level=logging.DEBUG if debug else logging.CRITICAL)
     for finding in examine(settings, broker_is_chosen=chosen, debug=debug):
         report(finding)
     well = all(finding.state != "fail" for finding in findings)

@@ -72,6 +72,7 @@ class AlarmLife(RuleBasedStateMachine):
             clock=self.clock,
         )
         self.low_s, self.n_above = None, 0
+        self.ahead_s = None  # when the alert went off, by a clock that was set back since
 
     def take(self, events):
         for event in events:
@@ -126,6 +127,8 @@ class AlarmLife(RuleBasedStateMachine):
     def window(self, p):
         self.now_s += HOP_S
         self.remind()
+        if self.ahead_s is not None and p is not None:  # only now the alarm learns what time it is
+            self.active_s, self.ahead_s = min(self.ahead_s, self.now_s), None
         before_s, before = self.active_s, self.event
         events = self.alarm.add(self.now_s, p, ("C3",))
         self.take(events)
@@ -221,6 +224,8 @@ class AlarmLife(RuleBasedStateMachine):
         self.alarm.resume(self.event)
         if self.event.off_s is not None:  # since then nothing is known
             self.active_s = min(self.event.off_s, self.now_s)
+            if self.event.off_s > self.now_s:
+                self.ahead_s = self.event.off_s
 
     # What holds.
 

@@ -34,7 +34,8 @@ test: $(VENV)/.test-$(TORCH) mosquitto chromium
 	$(BIN)/python -m pytest -n 3 --dist loadgroup $(ARGS)
 
 test-faults: $(VENV)/.test-$(TORCH) mosquitto chromium
-	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -m "slow or not slow" tests/system/faults $(ARGS)
+	RELIABILITY_TABLE=docs/reliability.md $(BIN)/python -m pytest -n 3 --dist worksteal -m "slow or not slow" \
+	  tests/system/faults $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -152,6 +152,9 @@ def _verdict(
     status: str, health: Received | None, rungs: tuple[Rung, ...]
 ) -> tuple[Verdict, str, str]:
     if status != "online":
+        first = lowest_broken(rungs)
+        if status == "stopped" and first is not None and first.state == Condition.FAULT:
+            return "stopped", f"it gave up: {first.name}: {first.reason}", first.remedy
         return _NOT_ONLINE.get(status, _NEVER_ONLINE)
     age_s = _age_s(health)
     if health is None or age_s is None:

@@ -77,6 +77,11 @@ def test_what_is_online_and_lately_ok_is_ok():
     [
         (standing("offline", of=health(), state=alert()), "offline", "died"),
         (standing("stopped", of=health(), state=alert()), "stopped", "stopped it"),
+        (
+            standing("stopped", of=health(outlet="fault")),
+            "stopped",
+            "it gave up: outlet: why outlet",
+        ),
         (standing("", of=health(), state=alert()), "unknown", "never said"),
         (standing("half", of=health(), state=alert()), "unknown", "never said"),
         (standing(of=health(31), state=alert()), "old", "nothing for 31 s"),

@@ -175,7 +175,7 @@ class Evidence:
         missing = [
             path
             for path in self._shelf.alerts.glob("*.json")
-            if not path.with_suffix(".png").exists()
+            if path.is_file() and not path.with_suffix(".png").exists()
         ]
         if not missing:
             return

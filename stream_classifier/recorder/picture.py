@@ -231,7 +231,7 @@ def _read(facts_file: Path) -> _Story:
     p_at_s, p = _read_p(facts_file.with_suffix(".csv"))
     labels: tuple[str, ...] = ()
     at_s, uv = np.empty(0), np.empty((0, 0))
-    if facts_file.with_suffix(".bdf").exists():
+    if facts_file.with_suffix(".bdf").is_file():
         clip = open_bdf(facts_file.with_suffix(".bdf"))
         labels = clip.labels
         uv = clip.read().astype(np.float64)
@@ -243,7 +243,7 @@ def _read(facts_file: Path) -> _Story:
 
 
 def _read_p(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if not path.exists():
+    if not path.is_file():
         return np.empty(0), np.empty(0)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))[1:]  # not by the heading: a channel may be called "p", too
@@ -269,8 +269,8 @@ def main(folder: Path) -> int:
     """Draw what is missing; what cannot be drawn is said, and does not keep the others."""
     n_failed = 0
     for facts_file in sorted(folder.glob("*.json")):
-        if facts_file.with_suffix(".png").exists():
-            continue
+        if facts_file.with_suffix(".png").exists() or not facts_file.is_file():
+            continue  # somebody's pipe would be waited for for ever
         try:
             draw(facts_file)
         except (OSError, ValueError, LookupError, TypeError, StreamClassifierError) as error:

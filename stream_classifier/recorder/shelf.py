@@ -70,7 +70,8 @@ class Shelf:
         """Return what the files of an alert's clip are called, without their endings."""
         short = re.sub(r"[^0-9a-z_-]", "_", alert_id.lower())[:8] or "alert"
         for known in self.alerts.glob(f"*-{short}.json"):
-            if f'"{alert_id}"' in known.read_text(encoding="utf-8", errors="replace"):
+            said = known.read_text(encoding="utf-8", errors="replace") if known.is_file() else ""
+            if f'"{alert_id}"' in said:
                 return known.with_suffix("")
         return self.alerts / f"{stamp(onset)}-{short}"
 

@@ -152,10 +152,7 @@ def _verdict(
     status: str, health: Received | None, rungs: tuple[Rung, ...]
 ) -> tuple[Verdict, str, str]:
     if status != "online":
-        first = lowest_broken(rungs)
-        if status == "stopped" and first is not None and first.state == Condition.FAULT:
-            return "stopped", f"it gave up: {first.name}: {first.reason}", first.remedy
-        return _NOT_ONLINE.get(status, _NEVER_ONLINE)
+        return _when_not_online(status, rungs)
     age_s = _age_s(health)
     if health is None or age_s is None:
         remedy = "bring it up to date, or let it write health (deploy/mosquitto/acl)"
@@ -173,6 +170,13 @@ def _verdict(
     if not rungs or state != Condition.OK:
         return "broken", f"its health is {shown(str(state), max_bytes=20)}", "look at its log"
     return "ok", "", ""
+
+
+def _when_not_online(status: str, rungs: tuple[Rung, ...]) -> tuple[Verdict, str, str]:
+    first = lowest_broken(rungs)
+    if status == "stopped" and first is not None and first.state == Condition.FAULT:
+        return "stopped", f"it gave up: {first.name}: {first.reason}", first.remedy
+    return _NOT_ONLINE.get(status, _NEVER_ONLINE)
 
 
 _NOT_ONLINE: dict[str, tuple[Verdict, str, str]] = {

@@ -1,6 +1,8 @@
 """The picture of an alert shows what was kept, whatever is missing of it."""
 
 import json
+import os
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -65,6 +67,18 @@ def test_facts_that_are_damaged_are_an_error_and_keep_no_other_picture_from_bein
     assert main(facts_file.parent) == 1
     assert capsys.readouterr().err.count("broken.json") == 2
     assert facts_file.with_suffix(".png").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_among_the_facts_is_not_waited_for(facts_file):
+    os.mkfifo(facts_file.parent / "2026-11-24T00-00-00Z-pipe0000.json")
+    table = facts_file.with_suffix(".csv")
+    table.unlink()
+    os.mkfifo(table)
+    assert main(facts_file.parent) == 0
+    assert facts_file.with_suffix(".png").exists()
+    stem = shelf_in(facts_file.parents[2]).evidence_stem(datetime.now(UTC), "pipe" + "0" * 28)
+    assert stem.name.endswith("-pipe0000")
 
 
 def test_a_channel_called_p_is_not_taken_for_the_p_of_the_stream(facts_file):

@@ -407,7 +407,7 @@ async def test_samples_that_make_no_window_leave_no_old_decision_standing_as_liv
     async with Supervised(source) as run:
         await run.sink.until(lambda: run.sink.states[-1].signal == "ok")
         await asyncio.to_thread(source.silence.wait, 10)
-        run.clock.now_s += 10
+        run.clock.now_s += 7
         run.readers[0].last_sample_s = run.clock.now_s
         await run.sink.until(lambda: run.sink.states[-1].signal == "starting")
         assert run.sink.states[-1].p is None
